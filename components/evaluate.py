@@ -1,0 +1,29 @@
+"""evaluate as a KFP component."""
+
+from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output, component
+
+from maskocr_components import IMAGE
+
+
+@component(base_image=IMAGE, install_kfp_package=False)
+def evaluate(
+    recipe: str,
+    overrides: list,
+    lines: Input[Dataset],
+    selection: Input[Dataset],
+    recognizers: Input[Model],
+    evaluation_out: Output[Artifact],
+    metrics: Output[Metrics],
+):
+    """Compare the starts, and the champion, on the test lines."""
+    from maskocr_core import config, stages
+
+    numbers = stages.get("evaluate")(
+        config.load(recipe, overrides),
+        lines=lines.path,
+        selection=selection.path,
+        recognizers=recognizers.path,
+        evaluation_out=evaluation_out.path,
+    )
+    for name, value in numbers.items():
+        metrics.log_metric(name, value)

@@ -1,0 +1,27 @@
+"""ingest as a KFP component."""
+
+from kfp.dsl import Dataset, Metrics, Output, component
+
+from maskocr_components import IMAGE
+
+
+@component(base_image=IMAGE, install_kfp_package=False)
+def ingest(
+    recipe: str,
+    overrides: list,
+    data_uri: str,
+    transfer_uri: str,
+    lines_out: Output[Dataset],
+    metrics: Output[Metrics],
+):
+    """Turn raw line images and their texts into Parquet shards."""
+    from maskocr_core import config, stages
+
+    numbers = stages.get("ingest")(
+        config.load(recipe, overrides),
+        data_uri=data_uri,
+        transfer_uri=transfer_uri,
+        lines_out=lines_out.path,
+    )
+    for name, value in numbers.items():
+        metrics.log_metric(name, value)

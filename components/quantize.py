@@ -1,0 +1,27 @@
+"""quantize as a KFP component."""
+
+from kfp.dsl import Artifact, Dataset, Input, Metrics, Output, component
+
+from maskocr_components import IMAGE
+
+
+@component(base_image=IMAGE, install_kfp_package=False)
+def quantize(
+    recipe: str,
+    overrides: list,
+    lines: Input[Dataset],
+    selection: Input[Dataset],
+    codebook_out: Output[Artifact],
+    metrics: Output[Metrics],
+):
+    """Cluster the steps of accepted lines: the labels of pre-training."""
+    from maskocr_core import config, stages
+
+    numbers = stages.get("quantize")(
+        config.load(recipe, overrides),
+        lines=lines.path,
+        selection=selection.path,
+        codebook_out=codebook_out.path,
+    )
+    for name, value in numbers.items():
+        metrics.log_metric(name, value)

@@ -1,0 +1,187 @@
+"""What a stage leaves behind: a folder whose `manifest.json`, written last, lists every file with its digest.
+
+A folder without a manifest does not exist for any reader. With `MASKOCR_STORE=s3://…` large files lie in that store
+under their digest and the manifest holds their URIs, so that an artifact folder stays small wherever it is copied.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from maskocr_core.services import storage
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+LINEAGE = "lineage.json"
+_STORED = (".parquet", ".safetensors")
+_SHOWN = (".html", ".png", ".svg")  # pages for people, with the time in them: listed, but no part of the data version
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished artifact folder. Raises ValueError on reading one that no stage finished or that a newer version wrote."""
+
+    folder: Path
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        path = self.folder / MANIFEST
+        if not path.is_file():
+            raise ValueError(
+                f"{self.folder} has no {MANIFEST}: the stage that writes it has not finished; run it first"
+            )
+        manifest = json.loads(path.read_text())
+        if manifest.get("format_version") != FORMAT_VERSION:
+            raise ValueError(
+                f"{path}: format_version {manifest.get('format_version')!r} is not {FORMAT_VERSION}; install the maskocr that wrote it"
+            )
+        return manifest
+
+    @property
+    def version(self) -> str:
+        """Data version: digest of the sorted digests of all files but pages for people."""
+        return self.manifest["version"]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return self.manifest["metrics"]
+
+    def names(self, prefix: str = "", suffix: str = "") -> list[str]:
+        return [
+            entry["name"]
+            for entry in self.manifest["files"]
+            if entry["name"].startswith(prefix) and entry["name"].endswith(suffix)
+        ]
+
+    def open(self, name: str) -> Any:
+        """A seekable binary file for one of `names()`, wherever it lies."""
+        return storage.open_input(self._entry(name).get("uri") or str(self.folder / name))
+
+    def read_bytes(self, name: str) -> bytes:
+        """The whole content of one file, its digest verified.
+
+        Raises ValueError if the content is not what the manifest says.
+        """
+        with self.open(name) as file:
+            content = bytes(file.read())
+        if hashlib.sha256(content).hexdigest() != self._entry(name)["sha256"]:
+            raise ValueError(
+                f"{self.folder / name} was changed after it was written; restore it or run its stage again"
+            )
+        return content
+
+    def read_json(self, name: str) -> Any:
+        return json.loads(self.read_bytes(name))
+
+    def _entry(self, name: str) -> dict[str, Any]:
+        for entry in self.manifest["files"]:
+            if entry["name"] == name:
+                return entry
+        raise ValueError(f"{self.folder} holds no {name}; it holds {', '.join(self.names()[:8]) or 'nothing'}")
+
+
+def finish(folder: Path, *, kind: str, config: dict[str, Any], metrics: dict[str, float]) -> Artifact:
+    """Write lineage and, last, the manifest of a folder whose files are complete."""
+    store = os.environ.get("MASKOCR_STORE", "")
+    entries = []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if name in (MANIFEST, LINEAGE):
+            continue
+        entry = {"name": name, "bytes": path.stat().st_size, "sha256": sha256(path)}
+        if path.suffix == ".parquet":
+            entry["rows"] = _rows(path)
+        if store and path.suffix in _STORED:
+            entry["uri"] = _move_to_store(path, store, entry["sha256"])
+        entries.append(entry)
+    data = sorted(entry["sha256"] for entry in entries if not entry["name"].endswith(_SHOWN))
+    version = hashlib.sha256("\n".join(data).encode()).hexdigest()
+    write_json(folder / LINEAGE, _lineage())
+    write_json(
+        folder / MANIFEST,
+        {
+            "format_version": FORMAT_VERSION,
+            "kind": kind,
+            "version": version,
+            "config": config,
+            "metrics": metrics,
+            "files": entries,
+        },
+    )
+    return Artifact(folder)
+
+
+def publish(source: Path, destination: Path) -> None:
+    """Make a finished folder appear at `destination` whole or not at all: linked (or copied) aside, then renamed."""
+    import shutil
+
+    aside = destination.with_name(f".{destination.name}.{os.getpid()}")
+    shutil.rmtree(aside, ignore_errors=True)
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        shutil.copytree(source, aside, copy_function=_link_or_copy)
+        if destination.is_dir():
+            shutil.rmtree(destination)
+        aside.rename(destination)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON under a temporary name, then rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    aside.rename(path)
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _link_or_copy(source: str, destination: str) -> None:
+    import shutil
+
+    try:
+        os.link(source, destination)
+    except OSError:  # another file system, or one without hard links
+        shutil.copy2(source, destination)
+
+
+def _move_to_store(path: Path, store: str, digest: str) -> str:
+    uri = f"{store.rstrip('/')}/{digest[:2]}/{digest}{path.suffix}"
+    if not storage.exists(uri):
+        storage.upload(path, uri)
+    path.unlink()
+    return uri
+
+
+def _rows(path: Path) -> int:
+    import pyarrow.parquet as pq
+
+    return pq.read_metadata(path).num_rows
+
+
+def _lineage() -> dict[str, Any]:
+    from importlib.metadata import version
+
+    commit = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return {
+        "maskocr": version("maskocr"),
+        "commit": commit or None,
+        "python": platform.python_version(),
+        "run": os.environ.get("MASKOCR_RUN"),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }

@@ -1,0 +1,238 @@
+"""One configuration: frozen sections, loaded by recipe name plus `section.field=value` overrides, and nothing else.
+
+Sources: pydantic's frozen models (https://docs.pydantic.dev/latest/concepts/models/); the numbers of the method are
+those of Kišš & Hradiš 2025 (arXiv 2503.22513) where the paper or its authors' code fixes them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+STEP = 8  # px of width of one step: patch, label and CTC frame alike (the authors' code: 8); a constant of the method
+
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+Start = Literal["scratch", "transfer", "pretrained", "both"]
+
+
+class Section(BaseModel):
+    """A group of knobs. Frozen; unknown fields are refused; the string under a field is its description everywhere."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Data(Section):
+    height: Annotated[int, Field(ge=16, le=128, multiple_of=8)] = 40
+    """Height in px to which every line image is scaled, width kept in proportion (the authors' code: 40)."""
+    max_width: Annotated[int, Field(ge=64, le=8192)] = 2048
+    """Width in px after scaling at which a line is cut (the authors' code: 2,048)."""
+    columns: dict[str, str] = {"page_id": "page", "document_id": "doc"}
+    """Our column name → the name in your Parquet; a column that already has our name needs no entry."""
+    split_unit: Literal["document", "page"] = "document"
+    """What is never torn apart when ingest has to split lines itself: a document, or a page where documents are few."""
+    validation_share: Probability = 0.1
+    """Share of labelled documents that become validation where the data bring no split of their own."""
+    test_share: Probability = 0.15
+    """Share of labelled documents that become test where the data bring no split of their own."""
+    shard_lines: Positive = 4096
+    """Lines in one Parquet shard; at about 3 KB a line, 100,000 make the few large files that S3 and DVC like."""
+
+
+class Quality(Section):
+    max_refused: Probability = 0.2
+    """Share of a source's lines that may be quarantined before `validate` fails the source as a whole."""
+
+
+class Fit(Section):
+    accept_kid_ratio: float = 3.0
+    """A source is accepted up to this multiple of the worst KID between the target's own documents."""
+    reject_kid_ratio: float = 100.0
+    """A source is rejected beyond this multiple."""
+    seed: int = 0
+    """Seed of sampling and bootstrap."""
+
+
+class Model(Section):
+    width: Annotated[int, Field(ge=16, multiple_of=8)] = 512
+    """Width of the encoder (the authors' code: 512)."""
+    depth: Positive = 6
+    """Transformer blocks (the authors' code: 6)."""
+    heads: Positive = 4
+    """Attention heads (the authors' code: 4)."""
+    stem: Literal["linear", "convolutional"] = "convolutional"
+    """How pixels become steps of 8 px: one linear patch, or three strided convolutions and a linear layer."""
+    dropout: Probability = 0.0
+    """Dropout in the blocks (the authors' code: 0)."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Model:
+        if self.width % self.heads:
+            raise ValueError(f"model.width={self.width} is not divisible by model.heads={self.heads}")
+        return self
+
+
+class Codebook(Section):
+    clusters: Annotated[int, Field(ge=2)] = 4096
+    """k of k-means: the number of labels that masked steps are predicted among (paper: 4,096)."""
+    window: Annotated[int, Field(ge=8, le=64, multiple_of=8)] = 16
+    """Width in px of the pixel window, centred on a step, that a label describes."""
+    components: Positive = 32
+    """Principal components kept of a window before k-means."""
+    sample_lines: Positive = 20000
+    """Lines, at most, from which windows are drawn for PCA and k-means."""
+    seed: int = 0
+    """Seed of the sample, the PCA and k-means."""
+
+
+class Mask(Section):
+    start: Probability = 0.1
+    """Masking probability of a step at the start of pre-training."""
+    end: Probability = 0.6
+    """Masking probability at the end; it rises linearly with progress (paper, change 1; the form is our choice)."""
+    span: Positive = 2
+    """Steps masked together: 1 draws each step alone as the authors' code does, 2 hides about one letter."""
+    visible_weight: Annotated[float, Field(ge=0.0)] = 1.0
+    """Weight of the loss on visible steps beside the loss on masked ones (paper, change 2; the value is our choice)."""
+
+
+class Training(Section):
+    steps: Positive = 10000
+    """Optimiser steps."""
+    batch: Positive = 32
+    """Lines in one step, over all workers."""
+    learning_rate: Annotated[float, Field(gt=0.0)] = 5e-4
+    """Peak learning rate of AdamW after the warm-up; it falls to zero along a cosine."""
+    warmup: Probability = 0.06
+    """Share of the steps in which the learning rate rises linearly."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    """Decoupled weight decay on matrices."""
+    clip: Annotated[float, Field(gt=0.0)] = 1.0
+    """Largest gradient norm."""
+    checkpoint_every: Positive = 100
+    """Steps between checkpoints: what a kill can cost at most."""
+    seed: int = 0
+    """Seed of initial weights, order of lines, masks and augmentation."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Ray workers that train data-parallel; 0 trains inside the calling process."""
+
+
+class Sweep(Section):
+    starts: tuple[Start, ...] = ("scratch", "transfer", "pretrained", "both")
+    """Where fine-tuning starts from; `transfer` and `both` need `transfer_uri` and are left out without it."""
+    budgets: tuple[Positive, ...] = (1000,)
+    """Numbers of labelled lines; smaller sets are nested in larger ones."""
+    learning_rates: tuple[Annotated[float, Field(gt=0.0)], ...] = (1e-3,)
+    """Peak learning rates tried for every start; the better one on validation is kept."""
+    seeds: tuple[int, ...] = (0,)
+    """One run for each seed, start, budget and learning rate."""
+    steps: Annotated[int, Field(ge=4)] = 3000
+    """Cap of fine-tuning steps, the same for every start."""
+    transfer_steps: Positive = 3000
+    """Steps of training on the transfer lines, before fine-tuning, for `transfer` and `both`."""
+    batch: Positive = 16
+    """Lines in one step of fine-tuning and of transfer training."""
+    validations: Annotated[int, Field(ge=4, multiple_of=4)] = 12
+    """How often a run is validated, evenly over its steps; the best checkpoint on validation is kept."""
+    jobs: Annotated[int, Field(ge=0)] = 2
+    """Fine-tuning runs at a time, one thread each, as Ray tasks; 0 runs them one after another in this process."""
+
+
+class Gate(Section):
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+    """Confidence of every interval."""
+    min_documents: Annotated[int, Field(ge=2)] = 4
+    """Test documents below which no verdict is given."""
+
+
+class Registry(Section):
+    model: str = "maskocr"
+    """Name of the registered model in MLflow."""
+    experiment: str = "maskocr"
+    """Name of the MLflow experiment."""
+
+
+class Config(Section):
+    """Everything that decides a result. Where it runs (image, GPUs, secrets) is no part of it."""
+
+    recipe: str
+    """The recipe this configuration was made from."""
+    data: Data = Data()
+    quality: Quality = Quality()
+    fit: Fit = Fit()
+    model: Model = Model()
+    codebook: Codebook = Codebook()
+    mask: Mask = Mask()
+    pretrain: Training = Training()
+    sweep: Sweep = Sweep()
+    gate: Gate = Gate()
+    registry: Registry = Registry()
+
+    @model_validator(mode="after")
+    def _window_fits(self) -> Config:
+        features = self.data.height * self.codebook.window
+        if self.codebook.components > features:
+            raise ValueError(
+                f"codebook.components={self.codebook.components} exceeds the {features} pixels of a window"
+            )
+        return self
+
+    def digest(self, sections: tuple[str, ...]) -> str:
+        """sha256 of the named sections as canonical JSON: what a stage that reads only these depends on."""
+        chosen = {name: getattr(self, name).model_dump(mode="json") for name in sorted(sections)}
+        return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
+
+
+def load(recipe: str, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+    """The only way to a Config: a named recipe with `section.field=value` overrides (values as JSON, or plain text).
+
+    Raises ValueError, with the nearest known name, for an unknown recipe, section or field and for an impossible value.
+    """
+    from maskocr_core import recipes
+
+    if recipe not in recipes.RECIPES:
+        raise ValueError(
+            f"unknown recipe {recipe!r}{_nearest(recipe, recipes.RECIPES)}; known: {', '.join(recipes.RECIPES)}"
+        )
+    tree = recipes.RECIPES[recipe]().model_dump()
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        section, dot, field = path.partition(".")
+        if not (equals and dot):
+            raise ValueError(
+                f"override {override!r} is not of the form section.field=value, such as pretrain.steps=500"
+            )
+        if not isinstance(tree.get(section), dict):
+            known = [name for name, value in tree.items() if isinstance(value, dict)]
+            raise ValueError(
+                f"unknown section {section!r} in {override!r}{_nearest(section, known)}; known: {', '.join(known)}"
+            )
+        if field not in tree[section]:
+            raise ValueError(
+                f"unknown field {path!r}{_nearest(field, tree[section])}; known in {section}: {', '.join(tree[section])}"
+            )
+        tree[section][field] = _value(text)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(
+            f"{where + ': ' if where else ''}{first['msg']} (given: {first['input']!r})" if where else first["msg"]
+        ) from None
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _nearest(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f", did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,1 @@
+"""Lines: their schema, images, quality and fit, and the way they come into training."""

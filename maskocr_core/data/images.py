@@ -1,0 +1,88 @@
+"""The one way from encoded bytes to pixels, shared by training, evaluation and the registered model.
+
+Images are untrusted: their header is checked before anything is decoded (a 20 KB PNG can claim 169 megapixels).
+"""
+
+from __future__ import annotations
+
+import io
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from maskocr_core.config import STEP
+
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")
+MAX_BYTES = 8 << 20
+MAX_HEIGHT, MAX_WIDTH = 1024, 16384
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
+
+
+def size(image: bytes) -> tuple[int, int]:
+    """(height, width) in px from the header alone.
+
+    Raises ValueError with the reason if this is no image of an allowed format and size.
+    """
+    with _open(image) as opened:
+        return opened.height, opened.width
+
+
+def decode(image: bytes) -> np.ndarray:
+    """Grayscale uint8 (H, W) as received.
+
+    Raises ValueError with the reason if the image is refused or broken.
+    """
+    with _open(image) as opened:
+        try:
+            return np.asarray(opened.convert("L"))
+        except (OSError, ValueError, SyntaxError) as error:
+            raise ValueError(f"broken {opened.format} image: {error}") from None
+
+
+def prepare(image: bytes, height: int, max_width: int) -> np.ndarray:
+    """Grayscale uint8 (height, W), proportions kept, W cut at `max_width` and at least one step wide."""
+    pixels = decode(image)
+    width = min(max(STEP, round(pixels.shape[1] * height / pixels.shape[0])), 4 * MAX_WIDTH)
+    shrinks = height < pixels.shape[0]
+    pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return pixels[:, :max_width]
+
+
+def prepared_width(height_px: int, width_px: int, height: int, max_width: int) -> int:
+    """The width that `prepare` gives, known without decoding."""
+    return min(max(STEP, round(width_px * height / height_px)), max_width)
+
+
+def augment(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """A line as another scan, slant or pen might have given it; (H, W) uint8 to (H, W') uint8, |W' − W| ≤ 8 %.
+
+    Geometry: horizontal scale ±8 %, vertical shift ±1.5 px, slant ±0.12; ink: erosion or dilation in one line of five,
+    contrast and noise. The ranges are our choice, the paper does not give them.
+    """
+    height, width = pixels.shape
+    scale, slant, shift = random.uniform(0.92, 1.08), random.uniform(-0.12, 0.12), random.uniform(-1.5, 1.5)
+    target = max(STEP, round(width * scale))
+    matrix = np.array([[scale, slant, -slant * height / 2], [0, 1, shift]], np.float32)
+    background = int(np.median(pixels[:, :: max(1, width // 64)]))
+    pixels = cv2.warpAffine(pixels, matrix, (target, height), borderMode=cv2.BORDER_CONSTANT, borderValue=background)
+    if random.random() < 0.2:
+        kernel = np.ones((2, 2), np.uint8)
+        pixels = cv2.erode(pixels, kernel) if random.random() < 0.5 else cv2.dilate(pixels, kernel)
+    noise = random.standard_normal((height, target), np.float32) * random.uniform(0, 8)
+    contrast, brightness = random.uniform(0.8, 1.1), random.uniform(-12, 12)
+    return np.clip((pixels.astype(np.float32) - 128) * contrast + 128 + brightness + noise, 0, 255).astype(np.uint8)
+
+
+def _open(image: bytes) -> Image.Image:
+    if len(image) > MAX_BYTES:
+        raise ValueError(f"{len(image):,} bytes, more than the {MAX_BYTES:,} that a line image may have")
+    try:
+        opened = Image.open(io.BytesIO(image), formats=FORMATS)
+    except Exception:  # Pillow raises many kinds for bytes that are no image
+        raise ValueError(f"no readable {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image") from None
+    if not (0 < opened.height <= MAX_HEIGHT and 0 < opened.width <= MAX_WIDTH):
+        raise ValueError(
+            f"{opened.width} × {opened.height} px; a line image has at most {MAX_WIDTH} × {MAX_HEIGHT} px: cut pages into lines first"
+        )
+    return opened

@@ -1,0 +1,1 @@
+"""Numbers in, verdicts out: error counts, intervals clustered by document, the gate and the report."""

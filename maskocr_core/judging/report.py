@@ -1,0 +1,188 @@
+"""The report of a run: one HTML file that needs nothing else, and one PNG of its plots.
+
+Texts come from strangers' documents, so nothing in them may act: jinja2 escapes every value, a content security policy
+forbids scripts and any load, and control characters (among them the right-to-left overrides that make a text look like
+another, https://trojansource.codes) are spelled out.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import unicodedata
+from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from maskocr_core.judging.metrics import NORMALISATION, normalise
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FEW_DOCUMENTS = 10
+"""Below this many test documents the report warns that its intervals are wide."""
+_COLOURS = {"scratch": "#6b7280", "transfer": "#b45309", "pretrained": "#1d4ed8", "both": "#047857"}
+_LINE_STYLES = ("-", "--", ":", "-.")
+_JOINERS = "\u200c\u200d"  # format characters that Persian and Indic spelling needs
+
+
+def render(summary: dict[str, Any], out: Path) -> None:
+    """Write `report.html` and `report.png` into the folder `out`. The same summary gives the same bytes.
+
+    summary, rates as shares, left as it is:
+      verdict: {verdict, reason, lines: [{name, verdict, value, bound, reason}]} (`gate.Verdict` as a dict)
+      data_version: str;  documents, lines: int, of the test set
+      starts: [{start, verdict, budget, seeds, learning_rate, cer: {quarter, half, all}, wer, exact,
+        cpu_minutes: {finetune, pretrain?, transfer?}, curve: [[step, validation CER], ...]}], where `wer` and each of
+        the three `cer` (after a quarter, half and all of the steps) are {value, low, high}
+      examples?: [{line_id, start_name, reference, read, image_png: base64 or None}]
+      fit?: [{source, lines, verdict, weight, coverage, kid_ratio, reasons: [str]}];  notes?: [str]
+    A number that is None or nan is shown as a dash. Raises jinja2.UndefinedError or KeyError for a missing key.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    figure = _figure(summary["starts"])
+    page = _environment().get_template("report.html.j2").render(
+        summary, plots=base64.b64encode(_image(figure, "svg")).decode(), examples=_by_line(summary.get("examples", ())),
+        fit=summary.get("fit", ()), notes=summary.get("notes", ()), few_documents=FEW_DOCUMENTS,
+        normalisation=NORMALISATION,
+    )
+    (out / "report.html").write_text(page, encoding="utf-8", errors="replace")
+    documents, lines = summary["documents"], summary["lines"]
+    figure.suptitle(f"Verdict: {summary['verdict']['verdict']}  ({documents:,} test documents, {lines:,} lines)")
+    (out / "report.png").write_bytes(_image(figure, "png"))
+
+
+def marked(text: str, other: str) -> list[tuple[str, bool]]:
+    """`text`, normalised as it was scored, cut into runs of (characters, are they missing from `other`?)."""
+    from rapidfuzz.distance import Levenshtein
+
+    text, other = normalise(text), normalise(other)
+    differs = [True] * len(text)
+    for block in Levenshtein.opcodes(text, other):
+        if block.tag == "equal":
+            differs[block.src_start : block.src_end] = [False] * (block.src_end - block.src_start)
+    runs = groupby(zip(text, differs, strict=True), key=itemgetter(1))
+    return [("".join(character for character, _ in run), differ) for differ, run in runs]
+
+
+def _environment() -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+        finalize=lambda value: _spelled_out(value) if type(value) is str else value,  # markup is a subclass
+    )
+    environment.filters.update(percent=_percent, points=_points, number=_number, total=_total, marked=marked)
+    return environment
+
+
+def _spelled_out(text: str) -> str:
+    return "".join(
+        f"[U+{ord(character):04X}]"
+        if unicodedata.category(character) in ("Cc", "Cf") and character not in _JOINERS and character not in "\n\t"
+        else character
+        for character in text
+    )
+
+
+def _by_line(examples: Any) -> list[list[dict[str, Any]]]:
+    """Readings of the same line together, in the order given, so that its image stands once."""
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for example in examples:
+        lines.setdefault(example["line_id"], []).append(example)
+    return list(lines.values())
+
+
+def _known(number: float | None) -> bool:
+    return number is not None and math.isfinite(number)
+
+
+def _percent(share: float | None, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f}" if _known(share) else "–"
+
+
+def _points(share: float | None) -> str:
+    return f"{100 * share:+.2f}".replace("-", "−") if _known(share) else "–"
+
+
+def _number(value: float | None, spec: str = ",.0f") -> str:
+    return format(value, spec) if _known(value) else "–"
+
+
+def _total(parts: dict[str, float | None]) -> float:
+    return sum(number for number in parts.values() if _known(number))
+
+
+def _figure(starts: list[dict[str, Any]]) -> Figure:
+    """Validation CER against steps on the left; test CER with intervals on the right."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.0 + 0.3 * len(starts)), layout="constrained")
+    curves, forest = figure.subplots(1, 2)
+    for axes in (curves, forest):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(which="both", labelsize=9)
+    _draw_curves(curves, starts)
+    _draw_forest(forest, starts)
+    return figure
+
+
+def _draw_curves(axes: Axes, starts: list[dict[str, Any]]) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    for label, style, start in _styled(starts):
+        if start["curve"]:
+            steps, rates = zip(*start["curve"], strict=True)
+            axes.plot(steps, [100 * rate for rate in rates], label=label, linewidth=1.6, **style)
+    axes.set_yscale("log")  # the first validations read nothing; a linear axis would flatten the end, which decides
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.grid(axis="y", color="#e5e7eb", linewidth=0.8)
+    axes.set_title("Validation CER, % (log scale)", loc="left", fontsize=10)
+    axes.set_xlabel("fine-tuning step", fontsize=9)
+    if axes.get_lines():
+        axes.legend(frameon=False, fontsize=9)
+
+
+def _draw_forest(axes: Axes, starts: list[dict[str, Any]]) -> None:
+    rows = list(_styled(starts))
+    for row, (_, style, start) in enumerate(rows):
+        # Earlier points above and paler: one reads down a row how much the last steps still gave.
+        for offset, (moment, alpha) in enumerate((("quarter", 0.35), ("half", 0.6), ("all", 1.0))):
+            rate, y = start["cer"][moment], row + 0.22 * (offset - 1)
+            look = {"color": style["color"], "alpha": alpha}
+            if _known(rate["low"]) and _known(rate["high"]):
+                axes.plot([100 * rate["low"], 100 * rate["high"]], [y, y], linewidth=1.6, **look)
+            if _known(rate["value"]):
+                axes.plot(100 * rate["value"], y, "o", markersize=5, **look)
+    axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlim(left=0)
+    axes.grid(axis="x", color="#e5e7eb", linewidth=0.8)
+    axes.set_title("Test CER, % with interval, after a quarter, half and all steps", loc="left", fontsize=10)
+
+
+def _styled(starts: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, str], dict[str, Any]]]:
+    """(label, colour and line style, start): a colour for each start, a line style for each label budget."""
+    budgets = sorted({start["budget"] for start in starts}, reverse=True)
+    for start in starts:
+        label = start["start"] if len(budgets) == 1 else f"{start['start']}, {start['budget']:,} lines"
+        style = {"color": _COLOURS.get(start["start"], "#111827"),
+                 "linestyle": _LINE_STYLES[budgets.index(start["budget"]) % len(_LINE_STYLES)]}
+        yield _spelled_out(label).replace("$", r"\$"), style, start  # a dollar would start matplotlib's formulas
+
+
+def _image(figure: Figure, form: str) -> bytes:
+    import matplotlib
+
+    content = io.BytesIO()
+    # A fixed salt and no date: the same run gives the same file.
+    with matplotlib.rc_context({"svg.hashsalt": "maskocr"}):
+        figure.savefig(content, format=form, dpi=150, metadata={"Date": None} if form == "svg" else None)
+    return content.getvalue()

@@ -1,0 +1,105 @@
+"""The encoder: pixels of a line to one vector for each step of 8 px.
+
+Geometry and sizes follow the authors' code (Kišš & Hradiš 2025): full-height steps, sinusoidal positions with a random
+offset in training. Ours, and said so: a padding mask in attention, pre-norm blocks with a final norm (post-norm wants
+longer warm-ups than a laptop run has), GELU, and a small convolutional stem beside the plain linear patch.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from maskocr_core.config import STEP
+
+MAX_OFFSET = 2048  # positions are shifted by up to this in training, so that absolute places cannot be learnt
+
+
+class Encoder(nn.Module):
+    """Ink (B, 1, H, W) float32 in [0, 1] and a mask of valid steps (B, L) bool to (B, L, D) float32, W = 8 L."""
+
+    def __init__(self, height: int, width: int, depth: int, heads: int, stem: str, dropout: float):
+        super().__init__()
+        self.stem = LinearStem(height, width) if stem == "linear" else ConvolutionalStem(height, width)
+        self.norm_in = nn.LayerNorm(width)
+        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(depth))
+        self.norm_out = nn.LayerNorm(width)
+
+    def forward(self, ink: Tensor, valid_BL: Tensor) -> Tensor:
+        x_BLD = self.norm_in(self.stem(ink))
+        x_BLD = x_BLD + positions(x_BLD, self.training)
+        attend = valid_BL[:, None, None, :]
+        for block in self.blocks:
+            x_BLD = block(x_BLD, attend)
+        return self.norm_out(x_BLD)
+
+
+class LinearStem(nn.Module):
+    """One linear map of the H × 8 px of a step: nothing outside the step is seen."""
+
+    def __init__(self, height: int, width: int):
+        super().__init__()
+        self.patch = nn.Conv2d(1, width, (height, STEP), (height, STEP))
+
+    def forward(self, ink: Tensor) -> Tensor:
+        return self.patch(ink).squeeze(2).transpose(1, 2)
+
+
+class ConvolutionalStem(nn.Module):
+    """Three 3 × 3 convolutions of stride 2 (32, 64, 96 channels), then a linear map of each column of H / 8 cells.
+
+    A step sees 15 px, 7 of them left of its own: short runs read far better from it than from linear patches. Without biases
+    and norms white stays exactly zero, so that what a line gives does not depend on how wide its batch is padded, nor on
+    which worker holds it (batch norm would break both).
+    """
+
+    CHANNELS = (32, 64, 96)
+
+    def __init__(self, height: int, width: int):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for before, after in zip((1, *self.CHANNELS), self.CHANNELS):
+            convolution = nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False)
+            nn.init.kaiming_normal_(convolution.weight, mode="fan_in", nonlinearity="relu")
+            layers += [convolution, nn.ReLU(inplace=True)]
+        self.layers = nn.Sequential(*layers)
+        self.column = nn.Linear(self.CHANNELS[-1] * height // STEP, width)
+
+    def forward(self, ink: Tensor) -> Tensor:
+        x = self.layers(ink.contiguous(memory_format=torch.channels_last))  # (B, C, H / 8, L)
+        return self.column(x.flatten(1, 2).transpose(1, 2))
+
+
+class Block(nn.Module):
+    """Pre-norm Transformer block, feed-forward four times the width."""
+
+    def __init__(self, width: int, heads: int, dropout: float):
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.norm_attention, self.norm_feedforward = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x_BLD: Tensor, attend: Tensor) -> Tensor:
+        B, L, D = x_BLD.shape
+        qkv = self.qkv(self.norm_attention(x_BLD)).view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(*qkv.unbind(0), attn_mask=attend)
+        x_BLD = x_BLD + self._drop(self.out(mixed.transpose(1, 2).reshape(B, L, D)))
+        return x_BLD + self._drop(self.down(functional.gelu(self.up(self.norm_feedforward(x_BLD)))))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return functional.dropout(x, self.dropout, self.training)
+
+
+def positions(like_BLD: Tensor, random_offset: bool) -> Tensor:
+    """Sinusoidal positions (B or 1, L, D) float32 (Vaswani et al. 2017), each line shifted at random if asked for."""
+    B, L, D = like_BLD.shape
+    place = torch.arange(L, device=like_BLD.device, dtype=torch.float32)[None]
+    if random_offset:
+        place = place + torch.randint(MAX_OFFSET, (B, 1), device=like_BLD.device)
+    rate = torch.exp(torch.arange(0, D, 2, device=like_BLD.device) * (-math.log(10000.0) / D))
+    angle = place[:, :, None] * rate
+    return torch.stack((angle.sin(), angle.cos()), -1).flatten(2)

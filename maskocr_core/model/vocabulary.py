@@ -1,0 +1,40 @@
+"""Characters and their classes. Class 0 is CTC's blank; the order of characters is kept for ever once given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+BLANK = 0
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Characters in the order of their classes 1, 2, …"""
+
+    characters: str
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> Vocabulary:
+        return cls("".join(sorted({character for text in texts for character in text})))
+
+    def __len__(self) -> int:
+        """Number of classes V, blank included."""
+        return len(self.characters) + 1
+
+    def union(self, other: Vocabulary) -> Vocabulary:
+        """This vocabulary with the characters it lacks appended, so that its own classes stay where they are."""
+        return Vocabulary(self.characters + "".join(c for c in other.characters if c not in self.characters))
+
+    def encode(self, text: str) -> list[int]:
+        """Classes of the characters; one that is not in the vocabulary has none and is left out."""
+        return [place + 1 for place in (self.characters.find(c) for c in text) if place >= 0]
+
+    def decode(self, classes: Iterable[int]) -> str:
+        """CTC's best path to text: repeats merged, blanks dropped (Graves et al. 2006)."""
+        text, previous = [], BLANK
+        for label in classes:
+            if label not in (previous, BLANK):
+                text.append(self.characters[label - 1])
+            previous = label
+        return "".join(text)

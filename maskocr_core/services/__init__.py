@@ -1,0 +1,1 @@
+"""Other people's servers and tools, each known to one module here."""

@@ -1,0 +1,126 @@
+"""Ray, the one module that knows it: a cluster at RAY_ADDRESS, or a quiet one on loopback for this process alone.
+
+Sources: https://docs.ray.io/en/latest/train/api/doc/ray.train.torch.TorchTrainer.html (Train v2 has no restore: what was
+done so far lies in our own checkpoints), https://docs.ray.io/en/latest/ray-core/configure.html
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the pace of the controller: 2 s a report otherwise
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+@contextmanager
+def connected(cpus: int) -> Iterator[Any]:
+    """The `ray` module, connected: to RAY_ADDRESS if set, else to a new cluster of `cpus` on 127.0.0.1 that ends with the block."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # binds every port to loopback
+    import ray
+
+    if address:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+        return
+    folder = tempfile.mkdtemp(prefix="r-", dir="/tmp")  # socket paths may not exceed 107 bytes
+    try:
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            object_store_memory=100 << 20,
+            _temp_dir=folder,
+        )
+        yield ray
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def check() -> str:
+    """Say which cluster a run will use; raises ValueError with the mend if RAY_ADDRESS is set and nothing listens there."""
+    from importlib.metadata import version
+
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        return f"{version('ray')}, a cluster on loopback for each stage that needs one"
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"RAY_ADDRESS={address} does not answer ({error}): start the cluster, or unset RAY_ADDRESS to use this machine"
+        ) from None
+    return f"{version('ray')}, cluster at {address}"
+
+
+def data_parallel(
+    function: Callable[..., dict[str, float]], arguments: tuple[Any, ...], workers: int
+) -> dict[str, float]:
+    """Run `function(place, *arguments)` on `workers` Ray Train workers joined by gloo (NCCL with GPUs); rank 0's return value.
+
+    Raises RuntimeError with the worker's own message if one fails: run the stage again and it goes on from its checkpoint.
+    """
+    from maskocr_core.training.loop import Place
+
+    def worker() -> dict[str, float]:
+        import torch
+        from ray import train
+
+        torch.set_num_threads(1)
+        context = train.get_context()
+        return function(Place(context.get_world_rank(), context.get_world_size()), *arguments)
+
+    with connected(cpus=workers) as ray:
+        from ray.train import RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        gpus = ray.cluster_resources().get("GPU", 0) >= workers
+        with tempfile.TemporaryDirectory(prefix="maskocr-train-") as storage:
+            trainer = TorchTrainer(
+                worker,
+                scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus),
+                torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+                run_config=RunConfig(name="attempt", storage_path=storage),
+            )
+            try:
+                return trainer.fit().return_value
+            except Exception as error:
+                raise RuntimeError(f"a training worker failed: {_last_line(error)}") from error
+
+
+def each(function: Callable[..., Any], calls: list[tuple[Any, ...]], jobs: int) -> list[Any]:
+    """`function(*call)` for every call as Ray tasks of one core, `jobs` at a time; results in the order of the calls."""
+    with connected(cpus=jobs) as ray:
+        # A process of its own for each task: nothing of one run is left when the next begins.
+        remote = ray.remote(num_cpus=1, max_retries=0, max_calls=1)(function)
+        pending = [remote.remote(*call) for call in calls]
+        try:
+            return ray.get(pending)
+        except ray.exceptions.RayError as error:
+            raise RuntimeError(f"a run failed: {_last_line(error)}") from error
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,5 @@
+"""The code of a registered model, as MLflow runs it on loading ("models from code": weights are safetensors, no pickle)."""
+
+from maskocr_core.services import tracking
+
+tracking.set_served_model()

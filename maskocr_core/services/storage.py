@@ -1,0 +1,153 @@
+"""Files on this machine or in S3, by URI. The one module that knows boto3; data are read through pyarrow's file systems.
+
+Sources: https://arrow.apache.org/docs/python/generated/pyarrow.fs.S3FileSystem.html,
+https://boto3.amazonaws.com/v1/documentation/api/latest/reference/services/s3.html
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class File:
+    """One file below a URI. `stamp` changes whenever the content does: size and mtime here, the ETag in S3."""
+
+    uri: str
+    name: str
+    size: int
+    stamp: str
+
+
+def is_remote(uri: str) -> bool:
+    return uri.startswith("s3://")
+
+
+def files(uri: str) -> list[File]:
+    """All files below a folder or `s3://bucket/prefix`, or the one file that `uri` names; sorted by name.
+
+    Raises ValueError if nothing is there.
+    """
+    found = sorted(_s3_files(uri) if is_remote(uri) else _local_files(Path(uri)), key=lambda file: file.name)
+    if not found:
+        raise ValueError(f"{uri}: there is no file here; give a folder or s3://bucket/prefix that holds line images")
+    return found
+
+
+def fingerprint(uri: str) -> str:
+    """sha256 over names, sizes and stamps below `uri`: changes when any file there does."""
+    digest = hashlib.sha256()
+    for file in files(uri):
+        digest.update(f"{file.name}\0{file.size}\0{file.stamp}\n".encode())
+    return digest.hexdigest()
+
+
+def open_input(uri: str) -> Any:
+    """A seekable binary file for `uri` that reads only the ranges asked for (a pyarrow NativeFile)."""
+    import pyarrow as pa
+
+    if is_remote(uri):
+        return _file_system().open_input_file(uri.removeprefix("s3://"))
+    return pa.OSFile(uri)
+
+
+def upload(path: Path, uri: str) -> None:
+    """Copy a local file to `s3://…`; S3 makes an object visible only when it is whole."""
+    bucket, key = _bucket_and_key(uri)
+    _client().upload_file(str(path), bucket, key)
+
+
+def exists(uri: str) -> bool:
+    """Whether the object or file is there."""
+    if not is_remote(uri):
+        return Path(uri).exists()
+    from botocore.exceptions import ClientError
+
+    bucket, key = _bucket_and_key(uri)
+    try:
+        _client().head_object(Bucket=bucket, Key=key)
+    except ClientError as error:
+        if error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound"):
+            return False
+        raise
+    return True
+
+
+def check_bucket(uri: str) -> None:
+    """Raise ValueError with the mend unless the bucket of `uri` answers with the credentials at hand."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    bucket, _ = _bucket_and_key(uri)
+    try:
+        _client().head_bucket(Bucket=bucket)
+    except (ClientError, BotoCoreError) as error:
+        raise ValueError(
+            f"bucket {bucket!r} does not answer ({error}); check AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        ) from None
+
+
+def _local_files(root: Path) -> Iterator[File]:
+    if root.is_file():
+        paths = [root]
+        root = root.parent
+    elif root.is_dir():
+        paths = [path for path in root.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    else:
+        raise ValueError(f"{root}: no such file or folder")
+    for path in paths:
+        stat = path.stat()
+        yield File(str(path), path.relative_to(root).as_posix(), stat.st_size, str(stat.st_mtime_ns))
+
+
+def _s3_files(uri: str) -> Iterator[File]:
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    bucket, prefix = _bucket_and_key(uri)
+    base = prefix.rstrip("/") + "/" if prefix else ""
+    try:
+        for page in _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            for item in page.get("Contents", ()):
+                if item["Key"] == prefix or item["Key"].startswith(base):
+                    name = item["Key"].removeprefix(base) or item["Key"].rpartition("/")[2]
+                    yield File(f"s3://{bucket}/{item['Key']}", name, item["Size"], item["ETag"])
+    except (ClientError, BotoCoreError) as error:
+        raise ValueError(
+            f"{uri}: cannot be listed ({error}); check the bucket's name, AWS_ENDPOINT_URL and the AWS_* keys"
+        ) from None
+
+
+def _bucket_and_key(uri: str) -> tuple[str, str]:
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    if not bucket:
+        raise ValueError(f"{uri!r} names no bucket; the form is s3://bucket/prefix")
+    return bucket, key
+
+
+def _endpoint() -> str | None:
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+
+
+def _client() -> Any:
+    import boto3
+    from botocore.config import Config
+
+    settings = Config(
+        s3={"addressing_style": "path"}, retries={"max_attempts": 4, "mode": "standard"}, connect_timeout=5
+    )
+    region = os.environ.get("AWS_DEFAULT_REGION", "us-east-1")
+    return boto3.client("s3", endpoint_url=_endpoint(), region_name=region, config=settings)
+
+
+def _file_system() -> Any:
+    from pyarrow import fs
+
+    endpoint = _endpoint()
+    scheme, _, host = endpoint.partition("://") if endpoint else ("https", "", None)
+    return fs.S3FileSystem(
+        endpoint_override=host, scheme=scheme, region=os.environ.get("AWS_DEFAULT_REGION", "us-east-1")
+    )

@@ -1,0 +1,308 @@
+"""MLflow, the one module that knows it: runs that a person compares, and models that load and read.
+
+Tags and aliases in MLflow can be changed by anybody with access; what must not change lies in artifacts with digests.
+Sources: https://mlflow.org/docs/latest/ml/model-registry/, https://mlflow.org/docs/latest/ml/model/models-from-code/
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from maskocr_core.config import Registry
+
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
+
+
+def uri() -> str:
+    """MLFLOW_TRACKING_URI, or SQLite in `work/mlflow.db` here."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('work/mlflow.db').absolute()}"
+
+
+@lru_cache
+def _client() -> Any:
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    import logging
+
+    import mlflow
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    if uri().startswith("sqlite:///"):
+        Path(uri().removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    mlflow.set_tracking_uri(uri())
+    return mlflow.MlflowClient()
+
+
+def check() -> str:
+    """Say where tracking goes; raises ValueError with the mend if it does not answer."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        _client().search_experiments(max_results=1)
+    except MlflowException as error:
+        raise ValueError(
+            f"MLflow at {uri()} does not answer ({str(error).splitlines()[0][:200]}); start it, or set MLFLOW_TRACKING_URI"
+        ) from None
+    return uri()
+
+
+def run_id(registry: Registry) -> str:
+    """The MLflow run of this pipeline run: MLFLOW_RUN_ID, or the one tagged with MASKOCR_RUN, made if there is none."""
+    given = os.environ.get("MLFLOW_RUN_ID")
+    return given or _parent(registry.experiment, os.environ.get("MASKOCR_RUN") or "by hand")
+
+
+@lru_cache
+def _parent(experiment: str, name: str) -> str:
+    client = _client()
+    found = client.search_runs(
+        [_experiment(experiment)], f"tags.`maskocr.run` = '{name}' and tags.`maskocr.kind` = 'pipeline'", max_results=1
+    )
+    if found:
+        return found[0].info.run_id
+    return client.create_run(
+        _experiment(experiment), run_name=name, tags={"maskocr.run": name, "maskocr.kind": "pipeline"}
+    ).info.run_id
+
+
+@lru_cache
+def _experiment(name: str) -> str:
+    """Id of the experiment; its artifacts lie beside the database when tracking is SQLite."""
+    client = _client()
+    found = client.get_experiment_by_name(name)
+    if found:
+        return found.experiment_id
+    place = None
+    if uri().startswith("sqlite:///"):
+        place = (Path(uri().removeprefix("sqlite:///")).parent / "mlartifacts").as_uri()
+    return client.create_experiment(name, artifact_location=place)
+
+
+def serve(port: int) -> None:
+    """Run the MLflow UI on 127.0.0.1 until it is interrupted. Raises ValueError if the port is in use."""
+    import socket
+    import subprocess
+    import sys
+
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            raise ValueError(f"port {port} is in use: choose another with --port") from None
+    print(f"MLflow UI on http://127.0.0.1:{port} (tracking {uri()}); Ctrl-C ends it", flush=True)
+    artifacts = (
+        ["--artifacts-destination", str(Path(uri().removeprefix("sqlite:///")).parent / "mlartifacts")]
+        if uri().startswith("sqlite:///")
+        else []
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--backend-store-uri",
+        uri(),
+        *artifacts,
+    ]
+    subprocess.run(command, env=os.environ | _QUIET | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}, check=False)
+
+
+def record_stage(registry: Registry, stage: str, metrics: dict[str, float], versions: dict[str, str]) -> None:
+    """Put a stage's final numbers and the data versions of its outputs on the pipeline's run."""
+    client, run = _client(), run_id(registry)
+    for name, value in metrics.items():
+        client.log_metric(run, f"{stage}.{name}", value)
+    for output, version in versions.items():
+        client.set_tag(run, f"version.{output.removesuffix('_out')}", version)
+
+
+def log_progress(registry: Registry, what: str, row: dict[str, float]) -> None:
+    """Put one row of a training log on the pipeline's run, by step."""
+    from mlflow.entities import Metric
+
+    now = _now()
+    figures = [
+        Metric(f"{what}/{name}".replace(" ", "_"), value, now, int(row["step"]))
+        for name, value in row.items()
+        if name != "step"
+    ]
+    _client().log_batch(run_id(registry), metrics=figures)
+
+
+def log_comparison(
+    registry: Registry, summary: dict[str, Any], evaluation: Path, params: dict[str, Any]
+) -> dict[str, str]:
+    """Report and verdict on the pipeline's run, and one summary run a start below it; run ids by start."""
+    client, parent = _client(), run_id(registry)
+    for name in ("report.html", "report.png", "summary.json", "predictions.parquet"):
+        client.log_artifact(parent, str(evaluation / name))
+    for name, value in {
+        "verdict": summary["verdict"]["verdict"],
+        "candidate": summary["candidate"],
+        "data_version": summary["data_version"],
+    }.items():
+        client.set_tag(parent, name, value)
+    client.set_tag(
+        parent, "mlflow.note.content", f"**{summary['verdict']['verdict']}**: {summary['verdict']['reason']}"
+    )
+    for name, value in params.items():
+        client.log_param(parent, name, value)
+    ids = {}
+    for row in summary["starts"]:
+        tags = {
+            "mlflow.parentRunId": parent,
+            "maskocr.kind": "start",
+            "start": row["start"],
+            "verdict": row["verdict"],
+            "data_version": summary["data_version"],
+            "mlflow.note.content": row["reason"],
+        }
+        run = client.create_run(_experiment(registry.experiment), run_name=row["start"], tags=tags).info.run_id
+        for name in ("start", "budget", "learning_rate", "seeds", "steps"):
+            client.log_param(run, name, row[name])
+        for name, value in _figures(row).items():
+            client.log_metric(run, name, value)
+        for step, cer in row["curve"]:
+            client.log_metric(run, "curve_validation_cer", cer, step=int(step))
+        client.log_artifact(run, str(evaluation / "report.png"))
+        client.set_terminated(run)
+        ids[row["start"]] = run
+    client.set_terminated(parent)
+    return ids
+
+
+def log_model(registry: Registry, run: str, recognizer: Path, examples: Any, check: Any) -> str:
+    """Log a recogniser as a pyfunc model on `run`, load it back, `check` it, and only then register it; the version.
+
+    examples: DataFrame with a column `image` of encoded images. check: called with the model's output for them, raises
+    if the model does not reproduce what was evaluated; then no version is made.
+    """
+    import warnings
+    from importlib.metadata import version
+
+    import mlflow.pyfunc  # before the filter below, which its import would undo
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    client = _client()
+    signature = ModelSignature(
+        Schema([ColSpec("binary", "image")]), Schema([ColSpec("string", "text"), ColSpec("double", "confidence")])
+    )
+    with warnings.catch_warnings(), mlflow.start_run(run_id=run):
+        warnings.simplefilter("ignore")  # advice on type hints, which the signature above makes needless
+        logged = mlflow.pyfunc.log_model(
+            name="recognizer",
+            python_model=str(Path(__file__).with_name("served_model.py")),
+            artifacts={"recognizer": str(recognizer)},
+            signature=signature,
+            pip_requirements=[f"maskocr=={version('maskocr')}"],
+        )
+        check(mlflow.pyfunc.load_model(logged.model_uri).predict(examples))
+    try:
+        client.create_registered_model(registry.model)
+    except mlflow.exceptions.MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    return client.create_model_version(registry.model, logged.model_uri, run_id=run).version
+
+
+def describe_version(
+    registry: Registry, version: str, tags: dict[str, str], description: str, alias: str | None
+) -> None:
+    """Tags, text and alias of a model version."""
+    client = _client()
+    for name, value in tags.items():
+        client.set_model_version_tag(registry.model, version, name, value)
+    client.update_model_version(registry.model, version, description)
+    if alias:
+        client.set_registered_model_alias(registry.model, alias, version)
+
+
+def version_of(registry: Registry, alias: str) -> str | None:
+    """The version that an alias of the registered model points to, or None."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _client().get_model_version_by_alias(registry.model, alias).version
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise ValueError(
+            f"MLflow at {uri()} does not answer ({str(error).splitlines()[0][:200]}); start it, or set MLFLOW_TRACKING_URI"
+        ) from None
+
+
+def recognizer_folder(model_uri: str) -> Path:
+    """The recogniser inside a registered model (`models:/name@alias` or `models:/name/version`), as a local folder.
+
+    Raises ValueError if there is no such model.
+    """
+    import mlflow
+
+    _client()
+    try:
+        return Path(mlflow.artifacts.download_artifacts(model_uri)) / "artifacts" / "recognizer"
+    except mlflow.exceptions.MlflowException as error:
+        raise ValueError(
+            f"{model_uri} cannot be had from MLflow at {uri()}: {str(error).splitlines()[0][:200]}"
+        ) from None
+
+
+def set_served_model() -> None:
+    """Called by `served_model.py` when MLflow loads a registered recogniser: images in, texts and confidences out."""
+    import mlflow
+    import pandas as pd
+
+    class Reader(mlflow.pyfunc.PythonModel):
+        def load_context(self, context):
+            from maskocr_core.reader import Reader as LineReader
+
+            self.reader = LineReader(Path(context.artifacts["recognizer"]))
+
+        def predict(self, context, model_input, params=None):
+            return pd.DataFrame(
+                self.reader.read([bytes(image) for image in model_input["image"]]), columns=["text", "confidence"]
+            )
+
+    mlflow.models.set_model(Reader())
+
+
+def _figures(row: dict[str, Any]) -> dict[str, float]:
+    """Few final metrics of a start, in percent where they are rates, so that a table of four rows can be read."""
+    cer = row["cer"]
+    figures = {
+        "cer": cer["all"]["value"],
+        "cer_low": cer["all"]["low"],
+        "cer_high": cer["all"]["high"],
+        "cer_quarter": cer["quarter"]["value"],
+        "cer_half": cer["half"]["value"],
+        "wer": row["wer"]["value"],
+        "exact_lines": row["exact"],
+        "validation_cer": row["validation_cer"],
+    }
+    return {name: value for name, value in figures.items() if value == value} | {
+        f"cpu_minutes_{name}": value for name, value in row["cpu_minutes"].items()
+    }
+
+
+def _now() -> int:
+    import time
+
+    return int(time.time() * 1000)

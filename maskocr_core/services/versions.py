@@ -1,0 +1,100 @@
+"""Versions of the data by DVC: a git repository of its own, the data stages in its dvc.yaml, and a remote.
+
+Source: https://dvc.org/doc/user-guide/project-structure/dvcyaml-files. DVC is called as a program: its Python API is not
+public.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from maskocr_core import stages
+from maskocr_core.services import storage
+
+DEFINITION = Path(__file__).parents[2] / "dvc.yaml"
+_QUIET = {"DVC_NO_ANALYTICS": "1", "DVC_NO_UPDATE_CHECK": "1"}
+
+
+def track(folder: Path, *, data_uri: str, transfer_uri: str, recipe: str, overrides: list[str], remote: str) -> None:
+    """Make `folder` a git and DVC repository for this data, or bring its dvc.yaml and params.yaml up to date.
+
+    remote: where `dvc push` puts the data, a folder or s3://bucket/prefix. Raises ValueError without a checkout of
+    maskocr, where dvc.yaml lies.
+    """
+    if not DEFINITION.is_file():
+        raise ValueError(f"{DEFINITION} is missing: versioning data needs a checkout of maskocr, not only its package")
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / ".git").is_dir():
+        _call(["git", "init", "--quiet"], folder)
+    if not (folder / ".dvc").is_dir():
+        dvc(["init", "--quiet"], folder)
+        dvc(["config", "core.analytics", "false"], folder)
+        dvc(["config", "core.check_update", "false"], folder)
+    dvc(["remote", "add", "--quiet", "--force", "--default", "store", remote], folder)
+    if os.environ.get("AWS_ENDPOINT_URL") and storage.is_remote(remote):
+        dvc(["remote", "modify", "store", "endpointurl", os.environ["AWS_ENDPOINT_URL"]], folder)
+    shutil.copyfile(DEFINITION, folder / "dvc.yaml")
+    fingerprint = [
+        storage.fingerprint(uri) for uri in (data_uri, transfer_uri) if uri and not uri.startswith("models:/")
+    ]
+    params = {
+        "recipe": recipe,
+        "flags": " ".join(f"--set {shlex.quote(override)}" for override in overrides),
+        "data_uri": _absolute(data_uri),
+        "transfer_uri": _absolute(transfer_uri) or "''",
+        "fingerprint": fingerprint,
+        "code": {name: stages.code_version(name) for name in ("ingest", "validate", "fit", "quantize")},
+    }
+    (folder / "params.yaml").write_text(json.dumps(params, indent=1) + "\n")  # JSON is YAML
+
+
+def reproduce(folder: Path) -> str:
+    """`dvc repro`, `dvc push` and a commit; the commit that names this version of the data."""
+    dvc(["repro"], folder)
+    dvc(["push", "--quiet"], folder)
+    _call(["git", "add", "--all"], folder)
+    if _call(["git", "status", "--porcelain"], folder).strip():
+        _call(
+            [
+                "git",
+                "-c",
+                "user.name=maskocr",
+                "-c",
+                "user.email=maskocr@localhost",
+                "commit",
+                "--quiet",
+                "--message",
+                "Version the data",
+            ],
+            folder,
+        )
+    return _call(["git", "rev-parse", "HEAD"], folder).strip()
+
+
+def dvc(arguments: list[str], folder: Path) -> None:
+    """Run DVC in `folder`, its output going where ours goes. Raises RuntimeError with the command if it fails."""
+    process = subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, env=_environment(), check=False)
+    if process.returncode:
+        raise RuntimeError(f"dvc {' '.join(arguments)} failed in {folder}; its message stands above")
+
+
+def _call(command: list[str], folder: Path) -> str:
+    process = subprocess.run(command, cwd=folder, env=_environment(), check=False, capture_output=True, text=True)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed in {folder}: {process.stderr.strip()}")
+    return process.stdout
+
+
+def _environment() -> dict[str, str]:
+    """The stages of dvc.yaml call `maskocr`: the one beside this interpreter comes first."""
+    return os.environ | _QUIET | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+
+
+def _absolute(uri: str) -> str:
+    return str(Path(uri).absolute()) if uri and not storage.is_remote(uri) and not uri.startswith("models:/") else uri

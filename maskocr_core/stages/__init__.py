@@ -1,0 +1,177 @@
+"""The stages, in order. Each is one function: config first, then keyword-only paths and URIs; outputs end in `_out`.
+
+`@stage` gives every one of them the same manners: it is keyed by what it reads, reused when that key was finished
+before, resumed when it was killed, and published whole or not at all. Inside a stage an `_out` path is its unfinished
+folder below `MASKOCR_WORK`, the same one at the next attempt; the caller's path is filled by a rename at the end.
+"""
+
+from __future__ import annotations
+
+import ast
+import fcntl
+import functools
+import hashlib
+import importlib
+import inspect
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from maskocr_core import artifacts
+from maskocr_core.config import Config
+from maskocr_core.services import storage
+
+NAMES = ("ingest", "validate", "fit", "quantize", "pretrain", "finetune", "evaluate", "register")
+Stage = Callable[..., dict[str, float]]
+_PACKAGE = Path(__file__).parent.parent
+# Recipes are in the key as the resolved config; this file says how results are kept, not what they are.
+_NOT_CODE_OF_A_RESULT = (_PACKAGE / "recipes.py", _PACKAGE / "stages" / "__init__.py")
+
+
+def get(name: str) -> Stage:
+    """The stage of that name, imported on demand."""
+    return getattr(importlib.import_module(f"maskocr_core.stages.{name}"), name)
+
+
+def stage(
+    *, reads: tuple[str, ...], also: Callable[[Config], str] = lambda config: "", reuse: bool = True
+) -> Callable[[Stage], Stage]:
+    """Make a function a stage.
+
+    reads: the config sections it depends on. also: what else, outside its inputs, decides its result (the champion's
+    version, say). reuse: whether an earlier run with the same key stands in for this one.
+    """
+
+    def decorate(function: Stage) -> Stage:
+        @functools.wraps(function)
+        def run(config: Config, **arguments: Path | str) -> dict[str, float]:
+            types = inspect.get_annotations(function, eval_str=True)
+            # KFP hands over strings.
+            arguments = {name: Path(value) if types[name] is Path else value for name, value in arguments.items()}
+            outputs = {name: path for name, path in arguments.items() if name.endswith("_out")}
+            inputs = {name: value for name, value in arguments.items() if name not in outputs}
+            key = _key(function.__name__, config, reads, inputs, also(config))
+            home = work_folder() / function.__name__ / key[:24]
+            with _alone(home, function.__name__):
+                if not (reuse and _finished(home, outputs)):
+                    metrics = function(config, **inputs, **{name: _unfinished(home, name, reuse) for name in outputs})
+                    for name in outputs:
+                        unfinished = home / f"{name}.unfinished"
+                        artifacts.finish(
+                            unfinished,
+                            kind=name.removesuffix("_out"),
+                            metrics=metrics,
+                            config={section: getattr(config, section).model_dump(mode="json") for section in reads},
+                        )
+                        shutil.rmtree(home / name, ignore_errors=True)
+                        unfinished.rename(home / name)
+                    shutil.rmtree(home / "scratch", ignore_errors=True)
+                else:
+                    print(f"{function.__name__}: nothing it reads has changed, reused ({home})", file=sys.stderr)
+                for name, path in outputs.items():
+                    artifacts.publish(home / name, path)
+                metrics = artifacts.Artifact(home / next(iter(outputs))).metrics
+            _record(function.__name__, config, metrics, outputs)
+            return metrics
+
+        run.reads = reads
+        return run
+
+    return decorate
+
+
+def scratch(output: Path) -> Path:
+    """Where a stage keeps checkpoints while it runs: beside its unfinished output, gone once it is published."""
+    folder = output.parent / "scratch"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def work_folder() -> Path:
+    """`MASKOCR_WORK`: unfinished and finished work, outside every output. Default: `work/stages` here."""
+    return Path(os.environ.get("MASKOCR_WORK", "work/stages")).absolute()
+
+
+def code_version(name: str) -> str:
+    """sha256 of the sources that a stage can reach by imports: other code does not make its work stale."""
+    digest = hashlib.sha256()
+    for path in sources(name):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def sources(name: str) -> list[Path]:
+    """The files of this package that the stage `name` imports, directly or not, itself included."""
+    seen: set[Path] = set()
+    todo = [_PACKAGE / "stages" / f"{name}.py"]
+    while todo:
+        path = todo.pop()
+        if path in seen or path in _NOT_CODE_OF_A_RESULT:
+            continue
+        seen.add(path)
+        todo.extend(_imported(path))
+    return sorted(seen)
+
+
+def _imported(path: Path) -> Iterator[Path]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("maskocr_core"):
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names if alias.name.startswith("maskocr_core")]
+        else:
+            continue
+        for module in names:
+            base = _PACKAGE.joinpath(*module.split(".")[1:])
+            yield from (file for file in (base.with_suffix(".py"), base / "__init__.py") if file.is_file())
+
+
+def _key(name: str, config: Config, reads: tuple[str, ...], inputs: dict[str, Path | str], also: str) -> str:
+    parts = [name, config.digest(reads), code_version(name), also]
+    types = inspect.get_annotations(inspect.unwrap(get(name)), eval_str=True)
+    for argument, value in sorted(inputs.items()):
+        if types[argument] is Path:
+            parts.append(f"{argument}={artifacts.Artifact(Path(value)).version}")
+        elif argument.endswith("_uri") and value and not str(value).startswith("models:/"):
+            parts.append(f"{argument}={storage.fingerprint(str(value))}")
+        else:
+            parts.append(f"{argument}={value}")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _finished(home: Path, outputs: dict[str, Path]) -> bool:
+    return all((home / name / artifacts.MANIFEST).is_file() for name in outputs)
+
+
+def _unfinished(home: Path, name: str, keep: bool) -> Path:
+    folder = home / f"{name}.unfinished"
+    if not keep:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def _alone(home: Path, name: str) -> Iterator[None]:
+    """One process at a time works on a key; a second waits, then finds it finished."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{name}: another process is at this very work, waiting for it", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _record(name: str, config: Config, metrics: dict[str, float], outputs: dict[str, Path]) -> None:
+    """Inside a pipeline run, put the stage's numbers and data versions on that run in MLflow."""
+    if os.environ.get("MASKOCR_RUN"):
+        from maskocr_core.services import tracking
+
+        tracking.record_stage(
+            config.registry, name, metrics, {out: artifacts.Artifact(path).version for out, path in outputs.items()}
+        )

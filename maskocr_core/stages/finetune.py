@@ -1,0 +1,60 @@
+"""finetune: labelled lines + encoder + transfer lines or model → the best recognisers of every start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from maskocr_core.config import Config
+from maskocr_core.stages import code_version, stage, work_folder
+
+
+@stage(reads=("data", "model", "sweep"))
+def finetune(
+    config: Config, *, lines: Path, selection: Path, encoder: Path, transfer_uri: str = "", recognizers_out: Path
+) -> dict[str, float]:
+    """Fine-tune from scratch, transfer, pre-trained and both, by one rule: same steps, same validations, best on validation.
+
+    lines: shards as ingest writes them.
+    selection: admitted line ids, as fit writes them.
+    encoder: the pre-trained encoder, as pretrain writes it.
+    transfer_uri: as ingest takes it: labelled lines are read from `lines`; a trained recognizer is read from here.
+    recognizers_out: `runs.json` with every run's curve, and the best recognizers at ¼, ½ and all of the steps.
+    """
+    from maskocr_core import artifacts
+    from maskocr_core.artifacts import Artifact
+    from maskocr_core.data import lines as schema
+    from maskocr_core.training import sweep
+
+    code = code_version("finetune")
+    home = work_folder() / "runs"
+
+    def carry_out(runs: list) -> list[dict]:
+        return sweep.carry_out(runs, config, lines, selection, home, code)
+
+    has_transfer_lines = schema.index(Artifact(lines), "transfer-train").num_rows > 0
+    starts = sweep.possible_starts(config.sweep.starts, has_transfer_lines, transfer_uri)
+    bases = sweep.transfer_runs(starts, config, encoder) if has_transfer_lines else []
+    based = carry_out(bases)
+    recognizers = {
+        run.name.removesuffix(" base"): home / run.key(config, Artifact(lines), Artifact(selection), code) / "all"
+        for run in bases
+    }
+    if not has_transfer_lines and "transfer" in starts:
+        recognizers["transfer"] = sweep.given_recognizer(transfer_uri)
+    runs = sweep.runs(starts, config, encoder, recognizers)
+    results = carry_out(runs)
+    best = sweep.choose(runs, results)
+    for run in best:
+        sweep.collect(
+            home / run.key(config, Artifact(lines), Artifact(selection), code),
+            recognizers_out / f"{run.name}-{run.seed}",
+        )
+    artifacts.write_json(recognizers_out / "runs.json", sweep.summary(runs, results, best, based, Artifact(encoder)))
+    return {
+        f"{run.name}_validation_cer": results[runs.index(run)]["validation_cer"]["all"]
+        for run in best
+        if run.seed == config.sweep.seeds[0]
+    } | {
+        "cpu_minutes": sum(result["cpu_seconds"] for result in results) / 60,
+        "resumed_at": max(result["resumed_at"] for result in results),
+    }

@@ -1,0 +1,40 @@
+"""pretrain: accepted lines + codebook → encoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from maskocr_core.config import Config
+from maskocr_core.stages import scratch, stage
+
+
+@stage(reads=("data", "model", "mask", "pretrain"))
+def pretrain(config: Config, *, lines: Path, selection: Path, codebook: Path, encoder_out: Path) -> dict[str, float]:
+    """Pre-train the encoder by masked label prediction (Kišš & Hradiš 2025).
+
+    lines: shards as ingest writes them.
+    selection: accepted line ids and weights, as fit writes them.
+    codebook: centroids (K, F) float32, as quantize writes them.
+    encoder_out: the weights, their sizes, and the training log.
+    """
+    import shutil
+
+    from maskocr_core.training import pretraining
+    from maskocr_core.training.distributed import data_parallel
+
+    folder = scratch(encoder_out)
+    figures = data_parallel(
+        pretraining.train,
+        (config, lines, selection, codebook, folder),
+        workers=config.pretrain.workers,
+        log=folder / "log.jsonl",
+        what="pretrain",
+        steps=config.pretrain.steps,
+        registry=config.registry,
+    )
+    shutil.copytree(folder / "encoder", encoder_out, dirs_exist_ok=True)
+    shutil.copy2(folder / "log.jsonl", encoder_out / "log.jsonl")
+    return {
+        name: figures[name]
+        for name in ("masked_loss", "visible_loss", "masked_accuracy", "lines_per_second", "resumed_at", "steps")
+    } | {"cpu_minutes": figures["cpu_seconds"] / 60}

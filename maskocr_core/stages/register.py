@@ -1,0 +1,82 @@
+"""register: recogniser + scores → a model version in MLflow that reads what was evaluated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from maskocr_core.config import Config
+from maskocr_core.stages import stage
+
+CHECKED_LINES = 16
+
+
+@stage(reads=("data", "registry"), reuse=False)
+def register(
+    config: Config, *, lines: Path, recognizers: Path, evaluation: Path, registration_out: Path
+) -> dict[str, float]:
+    """Log the comparison and register the candidate; alias `challenger` unless the verdict is hold. A person promotes.
+
+    lines: shards as ingest writes them.
+    recognizers: the best recognizers of each start, as finetune writes them.
+    evaluation: summary, predictions and report, as evaluate writes them.
+    registration_out: `registration.json`: model, version, verdict and the MLflow runs.
+    """
+    import pandas as pd
+
+    from maskocr_core import artifacts
+    from maskocr_core.artifacts import Artifact
+    from maskocr_core.data import lines as schema
+    from maskocr_core.judging import comparison
+    from maskocr_core.services import tracking
+
+    tracking.check()
+    summary = Artifact(evaluation).read_json("summary.json")
+    predictions = schema.read_table(Artifact(evaluation), "predictions.parquet").to_pandas()
+    candidate, verdict = summary["candidate"], summary["verdict"]
+    wanted = predictions[(predictions["start"] == candidate) & (predictions["seed"] == 0)].head(CHECKED_LINES)
+    runs = Artifact(recognizers).read_json("runs.json")["runs"]
+    seed = next(run["seed"] for run in runs if run["chosen"] and run["name"] == candidate)
+    examples = pd.DataFrame({"image": schema.images_of(Artifact(lines), "test", wanted["line_id"].tolist())})
+
+    def reproduces(output: pd.DataFrame) -> None:
+        differing = [line for line, read, now in zip(wanted["line_id"], wanted["read"], output["text"]) if read != now]
+        if differing:
+            raise ValueError(
+                f"the logged model reads {len(differing)} of {len(wanted)} lines differently from evaluation (first: {differing[0]}); no version was made"
+            )
+
+    ids = tracking.log_comparison(
+        config.registry, summary, Path(evaluation), {"recipe": config.recipe, "data_version": summary["data_version"]}
+    )
+    version = tracking.log_model(
+        config.registry, ids[candidate], Path(recognizers) / f"{candidate}-{seed}" / "all", examples, reproduces
+    )
+    row = next(row for row in summary["starts"] if row["start"] == candidate)
+    tags = {
+        "verdict": verdict["verdict"],
+        "start": candidate,
+        "data_version": summary["data_version"],
+        "test_cer": f"{row['cer']['all']['value']:.4f}",
+    }
+    description = f"**{verdict['verdict']}**: {verdict['reason']}\n\n```\n{comparison.table(summary)}\n```"
+    alias = None if verdict["verdict"] == "hold" else "challenger"
+    tracking.describe_version(config.registry, version, tags, description, alias)
+    artifacts.write_json(
+        registration_out / "registration.json",
+        {
+            "model": config.registry.model,
+            "version": version,
+            "alias": alias,
+            "verdict": verdict["verdict"],
+            "start": candidate,
+            "tracking_uri": tracking.uri(),
+            "parent_run": tracking.run_id(config.registry),
+            "runs": ids,
+        },
+    )
+    print(
+        f"register: {config.registry.model} version {version} ({candidate}), verdict {verdict['verdict']}"
+        + (f", alias {alias}" if alias else ""),
+        flush=True,
+    )
+    return {"version": float(version)}

@@ -1,0 +1,1 @@
+"""One loop, many objectives; checkpoints that survive a kill."""

@@ -1,0 +1,87 @@
+"""Where training runs: inside this process, or on the workers of a Ray cluster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from maskocr_core.config import Registry
+from maskocr_core.progress import Progress
+from maskocr_core.training.log import Follower
+from maskocr_core.training.loop import Place
+
+SAID = (
+    "masked_loss",
+    "visible_loss",
+    "masked_accuracy",
+    "masking_probability",
+    "loss",
+    "validation_cer",
+    "lines_per_second",
+)
+
+
+def data_parallel(
+    function: Callable[..., dict[str, float]],
+    arguments: tuple[Any, ...],
+    *,
+    workers: int,
+    log: Path,
+    what: str,
+    steps: int,
+    registry: Registry,
+) -> dict[str, float]:
+    """Run `function(place, *arguments)` once (workers = 0) or on N data-parallel Ray workers; rank 0's figures.
+
+    log: the file rank 0 writes its training log to, followed here so that progress is seen and reaches MLflow.
+    """
+    with Follower(log, _say(what, steps, registry)):
+        if not workers:
+            return function(Place(), *arguments)
+        from maskocr_core.services import cluster
+
+        return cluster.data_parallel(function, arguments, workers)
+
+
+def each(
+    function: Callable[..., Any],
+    calls: list[tuple[Any, ...]],
+    *,
+    jobs: int,
+    what: list[str],
+    logs: list[Path],
+    steps: list[int],
+    registry: Registry,
+) -> list[Any]:
+    """Run `function(*call)` for every call: one after another (jobs = 0), or `jobs` at a time as Ray tasks of one core each."""
+    if not jobs:
+        results = []
+        for call, name, log, total in zip(calls, what, logs, steps):
+            with Follower(log, _say(name, total, registry)):
+                results.append(function(*call))
+        return results
+    from contextlib import ExitStack
+
+    from maskocr_core.services import cluster
+
+    with ExitStack() as stack:
+        for name, log, total in zip(what, logs, steps):
+            stack.enter_context(Follower(log, _say(name, total, registry)))
+        return cluster.each(function, calls, jobs)
+
+
+def _say(what: str, steps: int, registry: Registry) -> Callable[[dict[str, float]], None]:
+    """Print a row of a training log at most every few seconds, and put it on the MLflow run that is under way, if any."""
+    progress = Progress(what, total=steps)
+
+    def say(row: dict[str, float]) -> None:
+        speak = progress.done if row["step"] == steps else progress.update
+        speak(int(row["step"]), **{name: row[name] for name in SAID if name in row})
+        if os.environ.get("MASKOCR_RUN"):
+            from maskocr_core.services import tracking
+
+            tracking.log_progress(registry, what, row)
+
+    return say

@@ -1,0 +1,57 @@
+"""The log of a run in a file, so that whoever started the workers can follow it, and a resumed run goes on with it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+
+class TrainingLog:
+    """One JSON object a line: `step` and its figures. Steps at or after a resumed one are said again, the last one counts."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def add(self, step: int, figures: dict[str, float]) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **{name: round(value, 6) for name, value in figures.items()}}) + "\n")
+
+    def rows(self) -> list[dict[str, float]]:
+        """All whole rows, one a step, by step."""
+        if not self.path.is_file():
+            return []
+        whole = [line for line in self.path.read_text().split("\n")[:-1] if line.endswith("}")]
+        by_step = {row["step"]: row for row in map(json.loads, whole)}
+        return [by_step[step] for step in sorted(by_step)]
+
+
+class Follower:
+    """Calls `say` with each new row of a log while the block runs: `with Follower(path, say): …`"""
+
+    EVERY_SECONDS = 1.0
+
+    def __init__(self, path: Path, say: Callable[[dict[str, float]], None]):
+        self.log, self.say = TrainingLog(path), say
+        self.seen = max((row["step"] for row in self.log.rows()), default=0)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Follower:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        stopping = False
+        while not stopping:
+            stopping = self._stop.wait(self.EVERY_SECONDS)  # once more after the stop: the last rows
+            for row in self.log.rows():
+                if row["step"] > self.seen:
+                    self.seen = row["step"]
+                    self.say(row)

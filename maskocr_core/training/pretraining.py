@@ -1,0 +1,46 @@
+"""Masked-label pre-training as one worker runs it, alone or beside others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from maskocr_core.artifacts import Artifact
+from maskocr_core.config import Config
+from maskocr_core.data import batches, lines
+from maskocr_core.training import checkpoint, objectives
+from maskocr_core.training.log import TrainingLog
+from maskocr_core.training.loop import Place, fit
+
+
+def train(place: Place, config: Config, data: Path, selection: Path, codebook: Path, folder: Path) -> dict[str, float]:
+    """Train an encoder on the selected unlabelled lines; rank 0 writes it, and its checkpoints and log, below `folder`.
+
+    Returns the last figures of the loop, with `chance`: the share of the most frequent label, which a model that learnt
+    nothing but frequencies would reach.
+    """
+    torch.manual_seed(config.pretrain.seed)
+    encoder = checkpoint.new_encoder(config.model, config.data.height)
+    objective = objectives.MaskedLabels(encoder, checkpoint.load_codebook(Artifact(codebook)), config.mask)
+    source = batches.Lines(
+        Artifact(data), lines.selected(Artifact(data), Artifact(selection), "unlabeled"), config.data
+    )
+    log = TrainingLog(folder / "log.jsonl")
+
+    def stream(first: int):
+        return batches.training(
+            source,
+            batch=config.pretrain.batch,
+            seed=config.pretrain.seed,
+            first_step=first,
+            rank=place.rank,
+            world=place.world,
+        )
+
+    figures = fit(
+        objective, stream, config.pretrain, checkpoint.Checkpoints(folder / "checkpoints"), place=place, log=log.add
+    )
+    if place.rank == 0:
+        checkpoint.save_encoder(encoder, config.model, config.data.height, folder / "encoder")
+    return {**figures, "steps": float(config.pretrain.steps)}

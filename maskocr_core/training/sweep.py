@@ -1,0 +1,126 @@
+"""The comparison of starts: which runs there are, and which of them stand for their start. One rule for every start."""
+
+from __future__ import annotations
+
+import shutil
+from itertools import product
+from pathlib import Path
+
+from maskocr_core.artifacts import Artifact
+from maskocr_core.config import Config
+from maskocr_core.training import finetuning
+from maskocr_core.training.distributed import each
+from maskocr_core.training.finetuning import MARKS, Run
+
+TARGET, TRANSFER = ("train", "val"), ("transfer-train", "transfer-val")
+
+
+def possible_starts(asked: tuple[str, ...], has_transfer_lines: bool, transfer_uri: str) -> list[str]:
+    """The starts that the data allow; those left out are said, with the reason."""
+    lacking = set() if has_transfer_lines else {"both"} | (set() if transfer_uri else {"transfer"})
+    why = (
+        "transfer_uri is a trained model, and 'both' trains on transfer lines from the pre-trained encoder"
+        if transfer_uri
+        else "there is no transfer_uri"
+    )
+    for start in asked:
+        if start in lacking:
+            print(f"finetune: start {start!r} is left out: {why}", flush=True)
+    return [start for start in asked if start not in lacking]
+
+
+def transfer_runs(starts: list[str], config: Config, encoder: Path) -> list[Run]:
+    """Training on the transfer lines, from scratch for `transfer` and from the pre-trained encoder for `both`."""
+    return [
+        Run(
+            f"{start} base",
+            TRANSFER,
+            0,
+            config.sweep.learning_rates[0],
+            config.sweep.seeds[0],
+            config.sweep.transfer_steps,
+            encoder=str(encoder) if start == "both" else None,
+        )
+        for start in starts
+        if start in ("transfer", "both")
+    ]
+
+
+def runs(starts: list[str], config: Config, encoder: Path, recognizers: dict[str, Path]) -> list[Run]:
+    """The whole grid: starts × budgets × learning rates × seeds."""
+    return [
+        Run(
+            start,
+            TARGET,
+            budget,
+            rate,
+            seed,
+            config.sweep.steps,
+            encoder=str(encoder) if start == "pretrained" else None,
+            recognizer=str(recognizers[start]) if start in recognizers else None,
+        )
+        for start, budget, rate, seed in product(
+            starts, config.sweep.budgets, config.sweep.learning_rates, config.sweep.seeds
+        )
+    ]
+
+
+def given_recognizer(transfer_uri: str) -> Path:
+    """The folder of the recogniser that `transfer_uri` names: a folder, or a registered model."""
+    if not transfer_uri.startswith("models:/"):
+        return Path(transfer_uri)
+    from maskocr_core.services import tracking
+
+    return tracking.recognizer_folder(transfer_uri)
+
+
+def carry_out(grid: list[Run], config: Config, lines: Path, selection: Path, home: Path, code: str) -> list[dict]:
+    """Results of all runs, each in `home/<its key>`: those made before are taken from there, killed ones go on."""
+    keys = [run.key(config, Artifact(lines), Artifact(selection), code) for run in grid]
+    folders = [home / key for key in keys]
+    names = [
+        f"finetune {run.name}"
+        + (f" ({run.budget} labels, lr {run.learning_rate:g}, seed {run.seed})" if len(grid) > 4 else "")
+        for run in grid
+    ]
+    for name, folder in zip(names, folders):
+        if (folder / "result.json").is_file():
+            print(f"{name}: made before, reused", flush=True)
+    return each(
+        finetuning.train,
+        [(run, config, lines, selection, folder) for run, folder in zip(grid, folders)],
+        jobs=config.sweep.jobs,
+        what=names,
+        logs=[folder / "log.jsonl" for folder in folders],
+        steps=[run.steps for run in grid],
+        registry=config.registry,
+    )
+
+
+def choose(grid: list[Run], results: list[dict]) -> list[Run]:
+    """For each start and seed, at the largest budget, the run with the learning rate that is best on validation over all seeds."""
+    chosen = []
+    for start in dict.fromkeys(run.name for run in grid):
+        budget = max(run.budget for run in grid if run.name == start)
+        rates: dict[float, float] = {}
+        for run, result in zip(grid, results):
+            if (run.name, run.budget) == (start, budget):
+                rates[run.learning_rate] = rates.get(run.learning_rate, 0.0) + result["validation_cer"]["all"]
+        rate = min(rates, key=lambda value: rates[value])
+        chosen += [run for run in grid if (run.name, run.budget, run.learning_rate) == (start, budget, rate)]
+    return chosen
+
+
+def collect(folder: Path, destination: Path) -> None:
+    """Copy a run's recognisers at ¼, ½ and all of its steps."""
+    for mark in MARKS:
+        shutil.copytree(folder / mark, destination / mark, dirs_exist_ok=True)
+
+
+def summary(grid: list[Run], results: list[dict], best: list[Run], transfer: list[dict], encoder: Artifact) -> dict:
+    """What `runs.json` holds: every run, which were chosen, and what transfer training and pre-training cost, apart."""
+    return {
+        "runs": [result | {"chosen": run in best} for run, result in zip(grid, results)],
+        "transfer": transfer,
+        "pretrain_cpu_minutes": encoder.metrics["cpu_minutes"],
+    }

@@ -1,0 +1,63 @@
+"""raw lines → ingest → validate → fit → quantize → pretrain → finetune → evaluate → register."""
+
+from kfp import dsl, kubernetes
+
+from maskocr_components.evaluate import evaluate
+from maskocr_components.finetune import finetune
+from maskocr_components.fit import fit
+from maskocr_components.ingest import ingest
+from maskocr_components.pretrain import pretrain
+from maskocr_components.quantize import quantize
+from maskocr_components.register import register
+from maskocr_components.validate import validate
+
+# Facts of the cluster, not of the method: infra/ makes the objects of these names.
+SETTINGS, CREDENTIALS = "maskocr-settings", "maskocr-s3"
+
+
+def _on_cluster(task: dsl.PipelineTask, memory: str) -> dsl.PipelineTask:
+    """Resources, retries, settings and secrets of a task; a local run has none of them."""
+    task.set_cpu_request("2").set_memory_request(memory).set_memory_limit(memory)
+    task.set_retry(num_retries=2, backoff_duration="60s", backoff_factor=2.0)
+    kubernetes.use_config_map_as_env(
+        task, SETTINGS, {name: name for name in ("MLFLOW_TRACKING_URI", "MASKOCR_STORE", "AWS_ENDPOINT_URL")}
+    )
+    kubernetes.use_secret_as_env(
+        task, CREDENTIALS, {name: name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+    )
+    # All tasks of a KFP run find one MLflow run by this name.
+    kubernetes.use_field_path_as_env(task, "MASKOCR_RUN", "metadata.labels['pipeline/runid']")
+    kubernetes.set_security_context(task, run_as_user=1000, run_as_group=1000, run_as_non_root=True)
+    return task
+
+
+@dsl.pipeline(
+    name="pretrain-finetune", description="From unlabelled lines and few labels to a registered text recogniser."
+)
+def pretrain_finetune(data_uri: str, transfer_uri: str = "", recipe: str = "small", overrides: list = []):  # noqa: B006
+    """Pre-train on the unlabelled lines that fit, fine-tune from every start, compare, and register the candidate.
+
+    Args:
+        data_uri: Your lines: a folder or s3://bucket/prefix with Parquet files, or images with .gt.txt beside them.
+        transfer_uri: Labelled lines of a related domain in the same forms, or a trained recognizer (models:/name@alias); empty for none.
+        recipe: Named configuration: pilot, smoke, small or base.
+        overrides: Changes to the recipe, such as ["pretrain.steps=20000", "sweep.budgets=[300, 1000]"].
+    """
+    knobs = {"recipe": recipe, "overrides": overrides}
+    ingested = _on_cluster(ingest(**knobs, data_uri=data_uri, transfer_uri=transfer_uri), memory="4Gi")
+    lines = ingested.outputs["lines_out"]
+    validated = _on_cluster(validate(**knobs, lines=lines), memory="4Gi")
+    fitted = _on_cluster(fit(**knobs, lines=lines, validation=validated.outputs["validation_out"]), memory="4Gi")
+    selection = fitted.outputs["selection_out"]
+    quantized = _on_cluster(quantize(**knobs, lines=lines, selection=selection), memory="8Gi")
+    pretrained = _on_cluster(
+        pretrain(**knobs, lines=lines, selection=selection, codebook=quantized.outputs["codebook_out"]), memory="16Gi"
+    )
+    encoder = pretrained.outputs["encoder_out"]
+    finetuned = _on_cluster(
+        finetune(**knobs, lines=lines, selection=selection, encoder=encoder, transfer_uri=transfer_uri), memory="16Gi"
+    )
+    recognizers = finetuned.outputs["recognizers_out"]
+    evaluated = _on_cluster(evaluate(**knobs, lines=lines, selection=selection, recognizers=recognizers), memory="8Gi")
+    registered = register(**knobs, lines=lines, recognizers=recognizers, evaluation=evaluated.outputs["evaluation_out"])
+    _on_cluster(registered, memory="4Gi").set_caching_options(False)

@@ -180,7 +180,15 @@ def track(
     """Lay a git and DVC repository for the data stages; then `dvc repro`, `dvc push` and `dvc pull` work in it."""
     from maskocr_core.services import versions
 
-    versions.track(folder, data_uri=data, transfer_uri=transfer, recipe=recipe, overrides=set, remote=remote)
+    versions.track(
+        folder,
+        data_uri=data,
+        transfer_uri=transfer,
+        recipe=recipe,
+        overrides=set,
+        remote=remote,
+        code=stages.code_versions(),
+    )
     print(f"{folder}: now `cd {folder} && dvc repro && dvc push`")
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 def travel(data: str, transfer: str, recipe: str, overrides: list[str], work: Path) -> None:
     """Run the compiled pipeline under kfp.local on embedded defaults, version its data with DVC, and print what came out."""
-    from maskocr_core import config, doctor
+    from maskocr_core import artifacts, config, doctor, stages
     from maskocr_core.services import storage, versions
 
-    config.load(recipe, overrides)  # a misspelt knob is said before anything is started
+    settings = config.load(recipe, overrides)  # a misspelt knob is said before anything is started
     for uri in filter(None, (data, transfer)):
         if not uri.startswith("models:/"):
             storage.files(uri)
@@ -47,12 +47,19 @@ def travel(data: str, transfer: str, recipe: str, overrides: list[str], work: Pa
         recipe=recipe,
         overrides=overrides,
         remote=str(work / "dvc-remote"),
+        code=stages.code_versions(),
     )
     commit = versions.reproduce(work / "data")
-    _tell(work, name, commit, time.monotonic() - began)
+    minutes = (time.monotonic() - began) / 60
+    command = f"make pilot DATA={data} TRANSFER={transfer}" + "".join(f" --set {override}" for override in overrides)
+    artifacts.write_json(
+        work / "pipelines" / name / "pilot.json",
+        {"command": command, "minutes": minutes, "seeds": list(settings.sweep.seeds), "recipe": recipe},
+    )
+    _tell(work, name, commit, minutes)
 
 
-def _tell(work: Path, name: str, commit: str, seconds: float) -> None:
+def _tell(work: Path, name: str, commit: str, minutes: float) -> None:
     from maskocr_core.judging import comparison
 
     outputs = work / "pipelines" / name
@@ -77,7 +84,7 @@ def _tell(work: Path, name: str, commit: str, seconds: float) -> None:
     )
     print(f"Report       {evaluation / 'report.html'}")
     print("MLflow UI    .venv/bin/maskocr ui")
-    print(f"Read a line  .venv/bin/maskocr read IMAGE…\n\nDone in {seconds / 60:.1f} minutes.")
+    print(f"Read a line  .venv/bin/maskocr read IMAGE…\n\nDone in {minutes:.1f} minutes.")
 
 
 def _absolute(uri: str) -> str:

@@ -13,7 +13,9 @@ class Progress:
     def __init__(self, what: str, total: int | None = None):
         self.what, self.total = what, total
         self.began = self.spoke = time.monotonic()
-        self.first: tuple[int, float] | None = None  # what was done when first heard of: a resumed run does not begin at 0
+        self.first: tuple[int, float] | None = (
+            None  # what was done when first heard of: a resumed run does not begin at 0
+        )
 
     def update(self, done: int, **figures: float | int | str) -> None:
         """Say where the work is, if it was silent long enough."""

@@ -90,7 +90,7 @@ def rows(*, documents: int = 10, lines: int = 12, split: str = "train", source: 
     """The same lines as rows of a pack; in the split `unlabeled` they have no text and no order."""
     labelled = split != "unlabeled"
     return [{"id": f"{source}/{split}/{document}/{number}", "image": png(image), "width": image.shape[1], "height": image.shape[0],
-             "text": text if labelled else None, "source": source, "page": f"{source}/{document}/1", "doc": f"{source}/{document}",
+             "text": text if labelled else None, "source": source, "page": f"{source}/{split}/{document}/1", "doc": f"{source}/{split}/{document}",
              "split": split, "order": order if labelled else -1, "license": "CC0-1.0"}
             for order, (document, number, text, image) in enumerate(_lines(documents, lines, font, seed, degrade))]
 

@@ -56,12 +56,14 @@ class Thresholds:
     """A line is refused alone beyond this multiple of the distance within which 99 % of left-out target lines lie."""
 
     def __post_init__(self) -> None:
-        for value, low, high, field in ((self.accept_kid_ratio, 0, self.reject_kid_ratio, "accept_kid_ratio"),
-                                        (self.accept_coverage, self.reject_coverage, 1, "accept_coverage"),
-                                        (self.reject_coverage, 0, 1, "reject_coverage"),
-                                        (self.radius_quantile, 0.5, 0.99, "radius_quantile"),
-                                        (self.refuse_radius, 1, math.inf, "refuse_radius"),
-                                        (self.coverage_slack, 0, 1, "coverage_slack")):
+        for value, low, high, field in (
+            (self.accept_kid_ratio, 0, self.reject_kid_ratio, "accept_kid_ratio"),
+            (self.accept_coverage, self.reject_coverage, 1, "accept_coverage"),
+            (self.reject_coverage, 0, 1, "reject_coverage"),
+            (self.radius_quantile, 0.5, 0.99, "radius_quantile"),
+            (self.refuse_radius, 1, math.inf, "refuse_radius"),
+            (self.coverage_slack, 0, 1, "coverage_slack"),
+        ):
             if not low <= value <= high:
                 raise ValueError(f"{field}={value} must lie from {low} to {high}")
 
@@ -81,8 +83,10 @@ class Lines:
     def __post_init__(self) -> None:
         count = len(self.line_ids)
         if self.features.shape != (count, FEATURES) or len(self.pages) != count or len(self.documents) != count:
-            raise ValueError(f"{count} line ids, features {self.features.shape}, {len(self.pages)} pages and "
-                             f"{len(self.documents)} documents: give one of each a line, with {FEATURES} features")
+            raise ValueError(
+                f"{count} line ids, features {self.features.shape}, {len(self.pages)} pages and "
+                f"{len(self.documents)} documents: give one of each a line, with {FEATURES} features"
+            )
         if not np.isfinite(self.features).all():
             raise ValueError("features must be finite: describe the lines with fit.features")
 
@@ -158,8 +162,9 @@ def judge(target: Lines, source: Lines, thresholds: Thresholds, seed: int = 0) -
     if count < MIN_GROUPS:
         more = _documents_for(MIN_GROUPS * GROUP_LINES - len(documents), documents, MIN_GROUPS - count)
         have = f"{_plural(len(documents), 'labelled line')} of {_plural(about['documents'], 'document')}"
-        reason = (f"{have} cannot tell how much the target's own documents differ: "
-                  f"label {_plural(more, 'more document')}.")
+        reason = (
+            f"{have} cannot tell how much the target's own documents differ: label {_plural(more, 'more document')}."
+        )
         weights = np.full(len(source.line_ids), UNDECIDED_WEIGHT, np.float32)
         return Verdict("undecided", UNDECIDED_WEIGHT, (reason,), None, None, None, about, (), weights, thresholds)
 
@@ -185,8 +190,14 @@ def judge(target: Lines, source: Lines, thresholds: Thresholds, seed: int = 0) -
     return Verdict(verdict, weight, reasons, refused, coverage, kid, about, worst, line_weights, thresholds)
 
 
-def _decide(kept: np.ndarray, coverage: dict | None, kid: dict | None, worst_group: float, documents: np.ndarray,
-            thresholds: Thresholds) -> tuple[str, float, tuple[str, ...]]:
+def _decide(
+    kept: np.ndarray,
+    coverage: dict | None,
+    kid: dict | None,
+    worst_group: float,
+    documents: np.ndarray,
+    thresholds: Thresholds,
+) -> tuple[str, float, tuple[str, ...]]:
     refused = f"{1 - kept.mean():.0%} of {_plural(len(kept), 'line')} are unlike any labelled line: refused one by one"
     if kept.mean() < thresholds.reject_coverage:
         return "reject", 0.0, (f"{refused}. Look at the examples; bring what is good as a source of its own.",)
@@ -199,7 +210,8 @@ def _decide(kept: np.ndarray, coverage: dict | None, kid: dict | None, worst_gro
         f"labelled lines lie; of labelled documents held against the others, at least {worst_group:.0%} do.",
         f"As a whole they differ from the labelled lines {max(0.0, kid['ratio']):.1f} times as much as labelled "
         f"documents differ among themselves (accepted up to {thresholds.accept_kid_ratio:g} times, rejected over "
-        f"{thresholds.reject_kid_ratio:g})."]
+        f"{thresholds.reject_kid_ratio:g}).",
+    ]
     enough = min(thresholds.accept_coverage, worst_group - thresholds.coverage_slack)
     near, covered = kid["ratio"] <= thresholds.accept_kid_ratio, coverage["low"] >= enough
     far, uncovered = kid["ratio"] > thresholds.reject_kid_ratio, coverage["high"] < thresholds.reject_coverage
@@ -234,8 +246,14 @@ def _documents_for(lines: int, documents: np.ndarray, least: int) -> int:
     return max(least, math.ceil(lines / max(1.0, length)))
 
 
-def _calibrate(known: np.ndarray, groups: np.ndarray, documents: np.ndarray, thresholds: Thresholds,
-               random: np.random.Generator, record: list) -> tuple[float, float, float]:
+def _calibrate(
+    known: np.ndarray,
+    groups: np.ndarray,
+    documents: np.ndarray,
+    thresholds: Thresholds,
+    random: np.random.Generator,
+    record: list,
+) -> tuple[float, float, float]:
     """Radius of cover, distance of refusal, largest KID between a group and the others; fills `record` a group."""
     distances, size = np.zeros(len(known)), min(KID_LINES, int(np.bincount(groups).min()))
     null_max = 1e-6
@@ -245,8 +263,13 @@ def _calibrate(known: np.ndarray, groups: np.ndarray, documents: np.ndarray, thr
         draws = _kid(known[inside], known[~inside], size, random)
         # The spread belongs to it: between very like documents the mean is about zero, or below.
         null_max = max(null_max, float(draws.mean() + draws.std()))
-        record.append({"documents": sorted(set(documents[inside].tolist())), "lines": int(inside.sum()),
-                       "kid": float(draws.mean())})
+        record.append(
+            {
+                "documents": sorted(set(documents[inside].tolist())),
+                "lines": int(inside.sum()),
+                "kid": float(draws.mean()),
+            }
+        )
     radius = float(np.quantile(distances, thresholds.radius_quantile))
     for group, values in enumerate(record):
         values["coverage"] = float((distances[groups == group] <= radius).mean())
@@ -279,10 +302,12 @@ def _coverage(covered: np.ndarray, pages: np.ndarray, random: np.random.Generato
 
 def _kid(a: np.ndarray, b: np.ndarray, size: int, random: np.random.Generator) -> np.ndarray:
     """(KID_SUBSETS,) unbiased MMD² with the kernel (x·y/F + 1)³ between random subsets of `size` lines of each."""
+
     def once() -> float:
         x, y = (lines[random.choice(len(lines), size, replace=False)] for lines in (a, b))
         xx, yy, xy = (((p @ q.T) / p.shape[1] + 1) ** 3 for p, q in ((x, x), (y, y), (x, y)))
         return ((xx.sum() - np.trace(xx)) + (yy.sum() - np.trace(yy))) / (size * (size - 1)) - 2 * xy.mean()
+
     return np.array([once() for _ in range(KID_SUBSETS)])
 
 

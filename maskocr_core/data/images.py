@@ -35,8 +35,8 @@ def decode(image: bytes) -> np.ndarray:
     """
     with _open(image) as opened:
         try:
-            return np.asarray(opened.convert("L"))
-        except (OSError, ValueError, SyntaxError) as error:
+            return np.asarray(_gray(opened))
+        except Exception as error:  # Pillow raises many kinds for a broken image, a TypeError among them
             raise ValueError(f"broken {opened.format} image: {error}") from None
 
 
@@ -74,11 +74,25 @@ def augment(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return np.clip((pixels.astype(np.float32) - 128) * contrast + 128 + brightness + noise, 0, 255).astype(np.uint8)
 
 
+def _gray(opened: Image.Image) -> Image.Image:
+    """Mode L, on white where it is transparent. Pillow alone clips 16 bits to white and gives transparent pixels their hidden colour."""
+    if opened.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(opened) >> 8).astype(np.uint8))
+    if opened.has_transparency_data:
+        opened = opened.convert("RGBA")
+        opened = Image.alpha_composite(Image.new("RGBA", opened.size, "white"), opened)
+    return opened.convert("L")
+
+
 def _open(image: bytes) -> Image.Image:
     if len(image) > MAX_BYTES:
         raise ValueError(f"{len(image):,} bytes, more than the {MAX_BYTES:,} that a line image may have")
     try:
         opened = Image.open(io.BytesIO(image), formats=FORMATS)
+    except Image.DecompressionBombError:
+        raise ValueError(
+            f"far more pixels than the {MAX_WIDTH} × {MAX_HEIGHT} that a line image may have: cut pages into lines first"
+        ) from None
     except Exception:  # Pillow raises many kinds for bytes that are no image
         raise ValueError(f"no readable {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image") from None
     if not (0 < opened.height <= MAX_HEIGHT and 0 < opened.width <= MAX_WIDTH):

@@ -35,11 +35,11 @@ def measure(image: np.ndarray) -> dict[str, float]:
         raise ValueError(f"image must be uint8 (height, width) and not empty, got {image.dtype} {image.shape}")
     threshold, _ = cv2.threshold(image, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     counts = cv2.calcHist([image], [0], None, [256], [0, 256]).ravel().astype(float)
-    dark, levels = counts[:int(threshold) + 1], np.arange(256)
+    dark, levels = counts[: int(threshold) + 1], np.arange(256)
     darker, lighter = dark.sum(), image.size - dark.sum()
     contrast = 0.0
     if darker and lighter:
-        dark_sum = float(dark @ levels[:len(dark)])
+        dark_sum = float(dark @ levels[: len(dark)])
         contrast = ((counts @ levels - dark_sum) / lighter - dark_sum / darker) / 255
     _, deviation = cv2.meanStdDev(cv2.Laplacian(image, cv2.CV_16S))
     visible = contrast >= MIN_CONTRAST

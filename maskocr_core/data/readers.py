@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from maskocr_core.config import Data
@@ -61,9 +62,7 @@ def split_of(unit: str, labelled: bool, data: Data) -> str:
 
 
 def _parquet(uri: str, files: list[storage.File], data: Data) -> Iterator[dict[str, Any] | Refused]:
-    opened = {
-        file.name: pq.ParquetFile(storage.open_input(file.uri), page_checksum_verification=True) for file in files
-    }
+    opened = {file.name: _open_parquet(file) for file in files}
     with_images = {name for name, file in opened.items() if _column(file, "image", data)}
     if not with_images:
         raise ValueError(
@@ -74,6 +73,13 @@ def _parquet(uri: str, files: list[storage.File], data: Data) -> Iterator[dict[s
             yield Refused(file.name, "has no column of images; taken for a side table")
             continue
         yield from _parquet_rows(file, opened[file.name], data)
+
+
+def _open_parquet(file: storage.File) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(storage.open_input(file.uri), page_checksum_verification=True)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{file.uri} is no readable Parquet file ({error}): write it anew or take it away") from None
 
 
 def _parquet_rows(file: storage.File, parquet: pq.ParquetFile, data: Data) -> Iterator[dict[str, Any] | Refused]:
@@ -94,6 +100,9 @@ def _parquet_rows(file: storage.File, parquet: pq.ParquetFile, data: Data) -> It
             row = {ours: values.get(theirs) if theirs else None for ours, theirs in columns.items()}
             item = f"{file.name}:{number}"
             number += 1
+            if row["page_id"] is None or row["document_id"] is None:
+                yield Refused(item, "names no page or no document, so that it could be on two sides of a split")
+                continue
             image = (
                 row["image"]["bytes"] if isinstance(row["image"], dict) else row["image"]
             )  # Hugging Face keeps images as structs

@@ -50,8 +50,10 @@ def compare(name: str, against: str, difference: Difference) -> Comparison:
     """Judge `name` by its paired difference from `against` (negative where `name` reads better)."""
     value, low, high = difference.value, difference.low, difference.high
     if math.isnan(low) or math.isnan(high):
-        reason = (f"{name} and {against} were compared on {_documents(difference.documents)}, too few for an interval: "
-                  "label lines of more documents, not more lines of these.")
+        reason = (
+            f"{name} and {against} were compared on {_documents(difference.documents)}, too few for an interval: "
+            "label lines of more documents, not more lines of these."
+        )
         return Comparison(name, "too few documents", value, None, reason)
     bound = high if value <= 0 else low
     if high < 0 or low > 0:
@@ -69,8 +71,10 @@ def decide(candidate: str, starts: Sequence[Comparison], against_champion: Diffe
     enough.
     """
     if against_champion is None:
-        reason = (f"There is no champion to compare {candidate} with, so no rule can promote it: "
-                  "look at its error rate and the lines below, and promote it by hand if it reads well enough.")
+        reason = (
+            f"There is no champion to compare {candidate} with, so no rule can promote it: "
+            "look at its error rate and the lines below, and promote it by hand if it reads well enough."
+        )
         return Verdict("first", reason, tuple(starts))
     comparison = compare(candidate, "the champion", against_champion)
     verdict = {"better": "promote", "worse": "hold"}.get(comparison.verdict, "undecided")
@@ -90,9 +94,11 @@ def _undecided(name: str, against: str, difference: Difference) -> str:
 
 
 def _evidence(difference: Difference) -> str:
-    return (f"{100 * difference.low:+.2f} to {100 * difference.high:+.2f} at {100 * difference.confidence:g}% over "
-            f"{_documents(difference.documents)}; sign-flip p = {difference.p:.2g}, "
-            f"no smaller than {difference.smallest_p:.2g} possible")
+    return (
+        f"{100 * difference.low:+.2f} to {100 * difference.high:+.2f} at {100 * difference.confidence:g}% over "
+        f"{_documents(difference.documents)}; sign-flip p = {difference.p:.2g}, "
+        f"no smaller than {difference.smallest_p:.2g} possible"
+    )
 
 
 def _points(share: float) -> str:

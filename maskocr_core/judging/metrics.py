@@ -46,15 +46,19 @@ def line_errors(references: Sequence[str], readings: Sequence[str]) -> LineError
     Raises ValueError if there are not as many readings as references.
     """
     if len(references) != len(readings):
-        raise ValueError(f"{len(references)} references but {len(readings)} readings: "
-                         "give one reading a line, '' where nothing was read")
+        raise ValueError(
+            f"{len(references)} references but {len(readings)} readings: "
+            "give one reading a line, '' where nothing was read"
+        )
     counts = np.zeros((4, len(references)), dtype=np.int64)
     for line, (reference, reading) in enumerate(zip(references, readings, strict=True)):
         reference, reading = normalise(reference), normalise(reading)
         words = reference.split()
         counts[:, line] = (
-            Levenshtein.distance(reference, reading), len(reference),
-            Levenshtein.distance(words, reading.split()), len(words),
+            Levenshtein.distance(reference, reading),
+            len(reference),
+            Levenshtein.distance(words, reading.split()),
+            len(words),
         )
     return LineErrors(*counts)
 

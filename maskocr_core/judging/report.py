@@ -45,10 +45,18 @@ def render(summary: dict[str, Any], out: Path) -> None:
     """
     out.mkdir(parents=True, exist_ok=True)
     figure = _figure(summary["starts"])
-    page = _environment().get_template("report.html.j2").render(
-        summary, plots=base64.b64encode(_image(figure, "svg")).decode(), examples=_by_line(summary.get("examples", ())),
-        fit=summary.get("fit", ()), notes=summary.get("notes", ()), few_documents=FEW_DOCUMENTS,
-        normalisation=NORMALISATION,
+    page = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            summary,
+            plots=base64.b64encode(_image(figure, "svg")).decode(),
+            examples=_by_line(summary.get("examples", ())),
+            fit=summary.get("fit", ()),
+            notes=summary.get("notes", ()),
+            few_documents=FEW_DOCUMENTS,
+            normalisation=NORMALISATION,
+        )
     )
     (out / "report.html").write_text(page, encoding="utf-8", errors="replace")
     documents, lines = summary["documents"], summary["lines"]
@@ -73,8 +81,11 @@ def _environment() -> Any:
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
         finalize=lambda value: _spelled_out(value) if type(value) is str else value,  # markup is a subclass
     )
     environment.filters.update(percent=_percent, points=_points, number=_number, total=_total, marked=marked)
@@ -173,8 +184,10 @@ def _styled(starts: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, str],
     budgets = sorted({start["budget"] for start in starts}, reverse=True)
     for start in starts:
         label = start["start"] if len(budgets) == 1 else f"{start['start']}, {start['budget']:,} lines"
-        style = {"color": _COLOURS.get(start["start"], "#111827"),
-                 "linestyle": _LINE_STYLES[budgets.index(start["budget"]) % len(_LINE_STYLES)]}
+        style = {
+            "color": _COLOURS.get(start["start"], "#111827"),
+            "linestyle": _LINE_STYLES[budgets.index(start["budget"]) % len(_LINE_STYLES)],
+        }
         yield _spelled_out(label).replace("$", r"\$"), style, start  # a dollar would start matplotlib's formulas
 
 

@@ -50,7 +50,10 @@ class Difference(Interval):
 
 
 def ratio_interval(
-    edits: np.ndarray, characters: np.ndarray, documents: Sequence[str], confidence: float = 0.95,
+    edits: np.ndarray,
+    characters: np.ndarray,
+    documents: Sequence[str],
+    confidence: float = 0.95,
     min_documents: int = MIN_DOCUMENTS,
 ) -> Interval:
     """t interval of a CER (or WER, given words), clustered by document; its lower bound is at least 0.
@@ -65,8 +68,12 @@ def ratio_interval(
 
 
 def paired_difference(
-    edits_a: np.ndarray, edits_b: np.ndarray, characters: np.ndarray, documents: Sequence[str],
-    confidence: float = 0.95, min_documents: int = MIN_DOCUMENTS,
+    edits_a: np.ndarray,
+    edits_b: np.ndarray,
+    characters: np.ndarray,
+    documents: Sequence[str],
+    confidence: float = 0.95,
+    min_documents: int = MIN_DOCUMENTS,
 ) -> Difference:
     """Difference in CER between two readings of the same lines, a minus b, with everything a decision needs.
 
@@ -79,7 +86,13 @@ def paired_difference(
     quantile = _quantile((1 + confidence) / 2, len(characters), min_documents)
     p, smallest_p = _sign_flip(difference) if math.isfinite(quantile) else (math.nan, math.nan)
     return Difference(
-        value, value - quantile * error, value + quantile * error, len(characters), confidence, p, smallest_p,
+        value,
+        value - quantile * error,
+        value + quantile * error,
+        len(characters),
+        confidence,
+        p,
+        smallest_p,
         detectable=(quantile + _quantile(POWER, len(characters), min_documents)) * error,
     )
 
@@ -125,8 +138,13 @@ def _sign_flip(differences: np.ndarray) -> tuple[float, float]:
     from scipy import stats
 
     test = stats.permutation_test(
-        (differences,), lambda flipped, axis: flipped.sum(axis), vectorized=True, permutation_type="samples",
-        n_resamples=DRAWS, batch=1000, rng=np.random.default_rng(0),
+        (differences,),
+        lambda flipped, axis: flipped.sum(axis),
+        vectorized=True,
+        permutation_type="samples",
+        n_resamples=DRAWS,
+        batch=1000,
+        rng=np.random.default_rng(0),
     )
     smallest = min(1.0, 2.0 ** (1 - np.count_nonzero(differences)))
     if 2 ** len(differences) > DRAWS:

@@ -77,11 +77,10 @@ def check() -> str:
 def data_parallel(
     function: Callable[..., dict[str, float]], arguments: tuple[Any, ...], workers: int
 ) -> dict[str, float]:
-    """Run `function(place, *arguments)` on `workers` Ray Train workers joined by gloo (NCCL with GPUs); rank 0's return value.
+    """Run `function(rank, world, *arguments)` on `workers` Ray Train workers joined by gloo (NCCL with GPUs); rank 0's return value.
 
     Raises RuntimeError with the worker's own message if one fails: run the stage again and it goes on from its checkpoint.
     """
-    from maskocr_core.training.loop import Place
 
     def worker() -> dict[str, float]:
         import torch
@@ -89,7 +88,7 @@ def data_parallel(
 
         torch.set_num_threads(1)
         context = train.get_context()
-        return function(Place(context.get_world_rank(), context.get_world_size()), *arguments)
+        return function(context.get_world_rank(), context.get_world_size(), *arguments)
 
     with connected(cpus=workers) as ray:
         from ray.train import RunConfig, ScalingConfig

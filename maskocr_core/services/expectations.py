@@ -17,8 +17,19 @@ from typing import Any
 
 import pandas as pd
 
-COLUMNS = ("line_id", "split", "source", "document_id", "page_id", "height", "width", "ink", "contrast", "characters",
-           "pixels_per_character")
+COLUMNS = (
+    "line_id",
+    "split",
+    "source",
+    "document_id",
+    "page_id",
+    "height",
+    "width",
+    "ink",
+    "contrast",
+    "characters",
+    "pixels_per_character",
+)
 LABELLED, HELD_OUT = ("train", "val", "test", "transfer-train", "transfer-val"), ("val", "test", "transfer-val")
 HEIGHTS, WIDTHS = (8, 1024), (8, 16384)  # px
 # Ranges of a sound collection; `MOSTLY` of the lines must lie in them, single lines are the quarantine's business.
@@ -71,9 +82,14 @@ def _validate(frame: pd.DataFrame, docs_out: Path):
     context.variables.progress_bars = {"globally": False, "metric_calculations": False}
     for site in list(context.get_site_names()):
         context.delete_data_docs_site(site)
-    context.add_data_docs_site("lines", {
-        "class_name": "SiteBuilder", "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
-        "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs_out.resolve())}})
+    context.add_data_docs_site(
+        "lines",
+        {
+            "class_name": "SiteBuilder",
+            "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
+            "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs_out.resolve())},
+        },
+    )
     asset = context.data_sources.add_pandas("lines").add_dataframe_asset("lines")
     batch = asset.add_batch_definition_whole_dataframe("lines")
     suite = context.suites.add(gx.ExpectationSuite("lines", expectations=_suite(gx.expectations)))
@@ -111,8 +127,10 @@ def _leaks(frame: pd.DataFrame) -> pd.Series:
     labelled = frame[frame["split"].isin(LABELLED)]
     splits = labelled.groupby("page_id")["split"].agg(lambda values: sorted(set(values)))
     torn = {page: names for page, names in splits.items() if len(names) > 1 and set(names) & set(HELD_OUT)}
-    others = [next((name for name in torn.get(page, ()) if split in LABELLED and name != split), None)
-              for page, split in zip(frame["page_id"], frame["split"], strict=True)]
+    others = [
+        next((name for name in torn.get(page, ()) if split in LABELLED and name != split), None)
+        for page, split in zip(frame["page_id"], frame["split"], strict=True)
+    ]
     return pd.Series(others, index=frame.index, dtype="object")
 
 
@@ -120,7 +138,9 @@ def _plain(one) -> dict[str, Any]:
     config, result = one.expectation_config, one.result
     percent, observed = result.get("unexpected_percent"), result.get("partial_unexpected_list")
     return {
-        "expectation": config.type, "column": config.kwargs.get("column"), "success": bool(one.success),
+        "expectation": config.type,
+        "column": config.kwargs.get("column"),
+        "success": bool(one.success),
         "unexpected_percent": None if percent is None or math.isnan(percent) else float(percent),
         "observed": [str(value) for value in observed] if observed else None,
     }

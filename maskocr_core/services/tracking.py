@@ -194,10 +194,9 @@ def log_model(registry: Registry, run: str, recognizer: Path, examples: Any, che
     examples: DataFrame with a column `image` of encoded images. check: called with the model's output for them, raises
     if the model does not reproduce what was evaluated; then no version is made.
     """
-    import warnings
     from importlib.metadata import version
 
-    import mlflow.pyfunc  # before the filter below, which its import would undo
+    import mlflow.pyfunc
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
 
@@ -205,22 +204,22 @@ def log_model(registry: Registry, run: str, recognizer: Path, examples: Any, che
     signature = ModelSignature(
         Schema([ColSpec("binary", "image")]), Schema([ColSpec("string", "text"), ColSpec("double", "confidence")])
     )
-    with warnings.catch_warnings(), mlflow.start_run(run_id=run):
-        warnings.simplefilter("ignore")  # advice on type hints, which the signature above makes needless
+    with mlflow.start_run(run_id=run):
         logged = mlflow.pyfunc.log_model(
             name="recognizer",
             python_model=str(Path(__file__).with_name("served_model.py")),
             artifacts={"recognizer": str(recognizer)},
             signature=signature,
+            input_example=examples.head(1),
             pip_requirements=[f"maskocr=={version('maskocr')}"],
         )
-        check(mlflow.pyfunc.load_model(logged.model_uri).predict(examples))
+    check(mlflow.pyfunc.load_model(logged.model_uri).predict(examples))
     try:
         client.create_registered_model(registry.model)
     except mlflow.exceptions.MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    return client.create_model_version(registry.model, logged.model_uri, run_id=run).version
+    return str(client.create_model_version(registry.model, logged.model_uri, run_id=run).version)
 
 
 def describe_version(
@@ -240,7 +239,7 @@ def version_of(registry: Registry, alias: str) -> str | None:
     from mlflow.exceptions import MlflowException
 
     try:
-        return _client().get_model_version_by_alias(registry.model, alias).version
+        return str(_client().get_model_version_by_alias(registry.model, alias).version)
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
@@ -252,36 +251,40 @@ def version_of(registry: Registry, alias: str) -> str | None:
 def recognizer_folder(model_uri: str) -> Path:
     """The recogniser inside a registered model (`models:/name@alias` or `models:/name/version`), as a local folder.
 
-    Raises ValueError if there is no such model.
+    Raises ValueError if there is no such model, or it is none of ours.
     """
     import mlflow
 
     _client()
     try:
-        return Path(mlflow.artifacts.download_artifacts(model_uri)) / "artifacts" / "recognizer"
+        folder = Path(mlflow.artifacts.download_artifacts(model_uri))
     except mlflow.exceptions.MlflowException as error:
         raise ValueError(
             f"{model_uri} cannot be had from MLflow at {uri()}: {str(error).splitlines()[0][:200]}"
         ) from None
+    found = list(folder.glob("artifacts/*/recognizer.json"))
+    if not found:
+        raise ValueError(f"{model_uri} was not registered by maskocr: it holds no recognizer.json")
+    return found[0].parent
 
 
 def set_served_model() -> None:
     """Called by `served_model.py` when MLflow loads a registered recogniser: images in, texts and confidences out."""
-    import mlflow
+    import mlflow.pyfunc
     import pandas as pd
 
-    class Reader(mlflow.pyfunc.PythonModel):
+    class Reading:
         def load_context(self, context):
-            from maskocr_core.reader import Reader as LineReader
+            from maskocr_core.reader import Reader
 
-            self.reader = LineReader(Path(context.artifacts["recognizer"]))
+            self.reader = Reader(Path(context.artifacts["recognizer"]))
 
         def predict(self, context, model_input, params=None):
-            return pd.DataFrame(
-                self.reader.read([bytes(image) for image in model_input["image"]]), columns=["text", "confidence"]
-            )
+            read = self.reader.read([bytes(image) for image in model_input["image"]])
+            return pd.DataFrame(read, columns=["text", "confidence"])
 
-    mlflow.models.set_model(Reader())
+    # MLflow looks for type hints on a `predict` of the class itself and advises them; the logged signature says more.
+    mlflow.models.set_model(type("ServedRecognizer", (Reading, mlflow.pyfunc.PythonModel), {})())
 
 
 def _figures(row: dict[str, Any]) -> dict[str, float]:

@@ -14,18 +14,26 @@ import subprocess
 import sys
 from pathlib import Path
 
-from maskocr_core import stages
 from maskocr_core.services import storage
 
 DEFINITION = Path(__file__).parents[2] / "dvc.yaml"
 _QUIET = {"DVC_NO_ANALYTICS": "1", "DVC_NO_UPDATE_CHECK": "1"}
 
 
-def track(folder: Path, *, data_uri: str, transfer_uri: str, recipe: str, overrides: list[str], remote: str) -> None:
+def track(
+    folder: Path,
+    *,
+    data_uri: str,
+    transfer_uri: str,
+    recipe: str,
+    overrides: list[str],
+    remote: str,
+    code: dict[str, str],
+) -> None:
     """Make `folder` a git and DVC repository for this data, or bring its dvc.yaml and params.yaml up to date.
 
-    remote: where `dvc push` puts the data, a folder or s3://bucket/prefix. Raises ValueError without a checkout of
-    maskocr, where dvc.yaml lies.
+    code: digest of each data stage's sources, which DVC cannot see. remote: where `dvc push` puts the data, a folder or
+    s3://bucket/prefix. Raises ValueError without a checkout of maskocr, where dvc.yaml lies.
     """
     if not DEFINITION.is_file():
         raise ValueError(f"{DEFINITION} is missing: versioning data needs a checkout of maskocr, not only its package")
@@ -49,7 +57,7 @@ def track(folder: Path, *, data_uri: str, transfer_uri: str, recipe: str, overri
         "data_uri": _absolute(data_uri),
         "transfer_uri": _absolute(transfer_uri) or "''",
         "fingerprint": fingerprint,
-        "code": {name: stages.code_version(name) for name in ("ingest", "validate", "fit", "quantize")},
+        "code": code,
     }
     (folder / "params.yaml").write_text(json.dumps(params, indent=1) + "\n")  # JSON is YAML
 

@@ -25,6 +25,7 @@ from maskocr_core.config import Config
 from maskocr_core.services import storage
 
 NAMES = ("ingest", "validate", "fit", "quantize", "pretrain", "finetune", "evaluate", "register")
+DATA = NAMES[:4]  # versioned by DVC
 Stage = Callable[..., dict[str, float]]
 _PACKAGE = Path(__file__).parent.parent
 # Recipes are in the key as the resolved config; this file says how results are kept, not what they are.
@@ -101,6 +102,11 @@ def code_version(name: str) -> str:
     for path in sources(name):
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def code_versions() -> dict[str, str]:
+    """`code_version` of every data stage: what DVC needs to be told."""
+    return {name: code_version(name) for name in DATA}
 
 
 def sources(name: str) -> list[Path]:

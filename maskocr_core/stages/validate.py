@@ -24,9 +24,9 @@ def validate(config: Config, *, lines: Path, validation_out: Path) -> dict[str, 
     frame = audit.measure(Artifact(lines))
     shared = audit.shared_units(frame)
     audit.refuse_leaks(shared)
+    audit.refuse_bad_sources(frame, config.quality.max_refused)
     quarantine = frame[frame["reasons"] != ""]
     report = expectations.check(frame[frame["reasons"] == ""].drop(columns=["reasons"]), validation_out / "data_docs")
-    audit.refuse_bad_sources(frame, config.quality.max_refused)
     schema.write(audit.as_table(quarantine), validation_out / "quarantine.parquet")
     schema.write(audit.as_table(frame), validation_out / "measurements.parquet")
     failed = [row for row in report["expectations"] if not row["success"]]

@@ -30,7 +30,7 @@ class Checkpoints:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
-    def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, figures: dict[str, float]) -> None:
+    def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, figures: dict[str, Any]) -> None:
         """Keep weights and optimiser state after `step` steps; older checkpoints than the last two go."""
         tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
         for number, state in optimizer.state_dict()["state"].items():
@@ -45,11 +45,11 @@ class Checkpoints:
             old.unlink()
             old.with_suffix(".safetensors").unlink(missing_ok=True)
 
-    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, float]]:
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, Any]]:
         """Load the newest whole checkpoint; (step, figures), or (0, {}) if there is none."""
         for path in sorted(self.folder.glob("step-*.json"), reverse=True):
             try:
-                facts = json.loads(path.read_text())
+                facts = _known(json.loads(path.read_text()), path)
                 tensors = load_tensors(path.with_suffix(".safetensors"), facts["sha256"])
             except (ValueError, KeyError, OSError) as error:
                 print(f"checkpoint {path.stem} is damaged and left aside ({error})", flush=True)
@@ -103,7 +103,7 @@ def save_encoder(encoder: Encoder, model: Model, height: int, folder: Path) -> N
 
 def load_encoder(artifact: artifacts.Artifact, model: Model, height: int) -> Encoder:
     """The encoder of an artifact. Raises ValueError if it is of another shape than `model` and `height` ask for."""
-    facts = artifact.read_json("encoder.json")
+    facts = _known(artifact.read_json("encoder.json"), artifact.folder / "encoder.json")
     asked = {"height": height, **model.model_dump(mode="json")}
     found = {"height": facts["height"], **facts["model"]}
     differing = [
@@ -159,11 +159,7 @@ def load_recognizer(folder: Path) -> tuple[Recognizer, dict[str, Any]]:
         raise ValueError(
             f"{folder} holds no recognizer.json and recognizer.safetensors: give the folder of a trained recognizer"
         )
-    facts = json.loads((folder / "recognizer.json").read_text())
-    if facts.get("format_version") != FORMAT_VERSION:
-        raise ValueError(
-            f"{folder}/recognizer.json: format_version {facts.get('format_version')!r} is not {FORMAT_VERSION}; install the maskocr that wrote it"
-        )
+    facts = _known(json.loads((folder / "recognizer.json").read_text()), folder / "recognizer.json")
     recognizer = Recognizer(new_encoder(Model(**facts["model"]), facts["height"]), Vocabulary(facts["characters"]))
     recognizer.load_state_dict(load_tensors(folder / "recognizer.safetensors", facts["sha256"]))
     return recognizer.eval(), facts
@@ -182,5 +178,13 @@ def save_codebook(codebook: Codebook, folder: Path) -> None:
 
 
 def load_codebook(artifact: artifacts.Artifact) -> Codebook:
-    facts = artifact.read_json("codebook.json")
+    facts = _known(artifact.read_json("codebook.json"), artifact.folder / "codebook.json")
     return Codebook(facts["height"], facts["window"], **load(artifact.read_bytes("codebook.safetensors")))
+
+
+def _known(facts: dict[str, Any], path: Path) -> dict[str, Any]:
+    if facts.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"{path}: format_version {facts.get('format_version')!r} is not {FORMAT_VERSION}; install the maskocr that wrote it"
+        )
+    return facts

@@ -10,7 +10,6 @@ from typing import Any
 from maskocr_core.config import Registry
 from maskocr_core.progress import Progress
 from maskocr_core.training.log import Follower
-from maskocr_core.training.loop import Place
 
 SAID = (
     "masked_loss",
@@ -33,13 +32,13 @@ def data_parallel(
     steps: int,
     registry: Registry,
 ) -> dict[str, float]:
-    """Run `function(place, *arguments)` once (workers = 0) or on N data-parallel Ray workers; rank 0's figures.
+    """Run `function(rank, world, *arguments)` once (workers = 0) or on N data-parallel Ray workers; rank 0's figures.
 
     log: the file rank 0 writes its training log to, followed here so that progress is seen and reaches MLflow.
     """
     with Follower(log, _say(what, steps, registry)):
         if not workers:
-            return function(Place(), *arguments)
+            return function(0, 1, *arguments)
         from maskocr_core.services import cluster
 
         return cluster.data_parallel(function, arguments, workers)

@@ -55,11 +55,12 @@ def fit(
     optimizer = torch.optim.AdamW(_groups(objective, training), lr=training.learning_rate, betas=(0.9, 0.98))
     first, kept = checkpoints.restore(objective, optimizer)
     model = nn.parallel.DistributedDataParallel(objective) if place.world > 1 else objective
+    window = Window(**kept.pop("window", {}))
     figures: dict[str, float] = dict(kept)
     spent, began = kept.get("cpu_seconds", 0.0), time.process_time()
     stream = batches(first)
     objective.train()
-    window, lines, since = Window(), 0, time.monotonic()
+    lines, since = 0, time.monotonic()
     for step in range(first, training.steps):
         batch = next(stream)
         # Masks, offsets and dropout of a step depend on the step alone: that makes a resumed run equal an uninterrupted one.
@@ -92,21 +93,24 @@ def fit(
             after(done)
             objective.train()
             figures["cpu_seconds"] = spent + (time.process_time() - began) * place.world
-            checkpoints.save(done, objective, optimizer, figures)
+            checkpoints.save(done, objective, optimizer, figures | {"window": window.state()})
     return {**figures, "resumed_at": float(first)}
 
 
 class Window:
-    """Means of figures over the steps since the last log line."""
+    """Means of figures over the steps since the last log line; a checkpoint between two lines keeps what was summed."""
 
-    def __init__(self) -> None:
-        self.sums: dict[str, Any] = {}
-        self.count = 0
+    def __init__(self, sums: dict[str, float] | None = None, count: int = 0) -> None:
+        self.sums: dict[str, Any] = dict(sums or {})
+        self.count = count
 
     def add(self, figures: dict[str, torch.Tensor]) -> None:
         self.count += 1
         for name, value in figures.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def state(self) -> dict[str, Any]:
+        return {"sums": {name: float(total) for name, total in self.sums.items()}, "count": self.count}
 
     def means(self) -> dict[str, float]:
         return {name: float(total) / self.count for name, total in self.sums.items()}

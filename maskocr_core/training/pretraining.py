@@ -14,12 +14,14 @@ from maskocr_core.training.log import TrainingLog
 from maskocr_core.training.loop import Place, fit
 
 
-def train(place: Place, config: Config, data: Path, selection: Path, codebook: Path, folder: Path) -> dict[str, float]:
+def train(
+    rank: int, world: int, config: Config, data: Path, selection: Path, codebook: Path, folder: Path
+) -> dict[str, float]:
     """Train an encoder on the selected unlabelled lines; rank 0 writes it, and its checkpoints and log, below `folder`.
 
-    Returns the last figures of the loop, with `chance`: the share of the most frequent label, which a model that learnt
-    nothing but frequencies would reach.
+    rank, world: which worker this is, and of how many. Returns the last figures of the loop.
     """
+    place = Place(rank, world)
     torch.manual_seed(config.pretrain.seed)
     encoder = checkpoint.new_encoder(config.model, config.data.height)
     objective = objectives.MaskedLabels(encoder, checkpoint.load_codebook(Artifact(codebook)), config.mask)

@@ -1,0 +1,42 @@
+"""The form of every committed result: figures with unit, goal and spread, and all that is needed to make them again."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent / "results"
+PACKAGES = ("maskocr", "torch", "pyarrow", "ray", "kfp", "mlflow", "dvc", "great-expectations")
+
+
+def save(name: str, *, command: str, figures: dict[str, dict[str, Any]], runs: list[Any], seeds: list[int] = (), data: dict[str, str] | None = None) -> Path:
+    """Write `results/<name>.json`. A figure is {"value", "unit", "goal", "better": "higher" | "lower", "spread": [low, high]}."""
+    content = {
+        "command": command, "commit": _commit(), "versions": {package: version(package) for package in PACKAGES},
+        "python": platform.python_version(), "cpu": _cpu(), "cores": os.cpu_count(), "threads": int(os.environ.get("OMP_NUM_THREADS", "1")),
+        "seeds": list(seeds), "data": data or {}, "figures": figures, "runs": runs,
+    }
+    FOLDER.mkdir(exist_ok=True)
+    path = FOLDER / f"{name}.json"
+    path.write_text(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    return path
+
+
+def load(name: str) -> dict[str, Any]:
+    return json.loads((FOLDER / f"{name}.json").read_text())
+
+
+def _commit() -> str:
+    return subprocess.run(["git", "-C", str(FOLDER.parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+
+
+def _cpu() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()

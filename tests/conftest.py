@@ -1,0 +1,97 @@
+"""Shared ground of the tests: lines made here, a road travelled once, and what may be skipped."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import rendered
+
+from maskocr_core import config, stages
+
+REPOSITORY = Path(__file__).parents[1]
+PACKS = REPOSITORY.parent / "shared" / "data"
+
+# Training in tests is timed by nothing, but two busy OpenMP pools on two cores would be slow for no reason.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("realdata") and not PACKS.is_dir():
+            item.add_marker(pytest.mark.skip(reason=f"no line packs in {PACKS}"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Where the environment says that a machine has everything (REQUIRE=services,cluster,…), a skip for lack of it fails."""
+    report = yield
+    required = {name for name in os.environ.get("REQUIRE", "").split(",") if name}
+    if report.skipped and required & {marker.name for marker in item.iter_markers()}:
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped, and REQUIRE={os.environ['REQUIRE']} forbids it: {call.excinfo.value if call.excinfo else ''}"
+    return report
+
+
+@pytest.fixture(autouse=True)
+def own_place(tmp_path, monkeypatch):
+    """Every test has a work folder, a tracking database and a current folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MASKOCR_WORK", str(tmp_path / "stages"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    for name in ("MASKOCR_RUN", "MASKOCR_STORE", "MLFLOW_RUN_ID", "RAY_ADDRESS", "KFP_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def raw(tmp_path_factory) -> Path:
+    """Folders `target` (train, val, test and two unlabelled sources, one of them noise) and `transfer`, as Parquet packs."""
+    import numpy as np
+
+    root = tmp_path_factory.mktemp("raw")
+    rendered.parquet(root / "target/train.parquet", rendered.rows(documents=20, lines=16, split="train", font="serif", seed=1))
+    rendered.parquet(root / "target/val.parquet", rendered.rows(documents=3, lines=8, split="val", font="serif", seed=2))
+    rendered.parquet(root / "target/test.parquet", rendered.rows(documents=5, lines=6, split="test", font="serif", seed=3))
+    rendered.parquet(root / "target/unlabeled.parquet", rendered.rows(documents=8, lines=16, split="unlabeled", font="serif", seed=4))
+    noise = rendered.rows(documents=5, lines=10, split="unlabeled", source="noise", seed=5)
+    random = np.random.default_rng(0)
+    for row in noise:
+        row["image"] = rendered.png(random.integers(0, 255, (row["height"], row["width"]), dtype=np.uint8))
+    rendered.parquet(root / "target/unlabeled-noise.parquet", noise)
+    rendered.parquet(root / "transfer/train.parquet", rendered.rows(documents=6, lines=10, split="train", source="other", seed=6))
+    rendered.parquet(root / "transfer/val.parquet", rendered.rows(documents=2, lines=8, split="val", source="other", seed=7))
+    return root
+
+
+@pytest.fixture(scope="session")
+def smoke() -> config.Config:
+    """The smoke recipe inside this process: every stage for real, in seconds."""
+    return config.load("smoke", ["pretrain.workers=0"])
+
+
+@pytest.fixture(scope="session")
+def road(raw, smoke, tmp_path_factory) -> dict[str, Path]:
+    """The artifacts of one road through all stages, by output name; made once, read by many tests."""
+    root = tmp_path_factory.mktemp("road")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setenv("MASKOCR_WORK", str(root / "stages"))
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
+        patch.setenv("MASKOCR_RUN", "road")
+        for name in stages.NAMES:
+            run_stage(name, smoke, raw, root)
+    return {path.name: path for path in root.iterdir() if path.is_dir()} | {"root": root}
+
+
+def run_stage(name: str, configuration: config.Config, raw: Path, root: Path, **changes) -> dict[str, float]:
+    """Run a stage whose inputs lie under their own names in `root`, and put its outputs there."""
+    import inspect
+
+    arguments = {}
+    for parameter in list(inspect.signature(stages.get(name)).parameters)[1:]:
+        if parameter.endswith("_uri"):
+            arguments[parameter] = str(raw / {"data_uri": "target", "transfer_uri": "transfer"}[parameter])
+        else:
+            arguments[parameter] = root / parameter.removesuffix("_out")
+    return stages.get(name)(configuration, **(arguments | changes))

@@ -1,0 +1,131 @@
+from collections import Counter
+from itertools import islice
+
+import numpy as np
+import packed
+import pytest
+import torch
+
+from maskocr_core.artifacts import Artifact
+from maskocr_core.config import STEP, Data
+from maskocr_core.data import batches, lines
+
+DATA = Data(height=32)
+LINES, BATCH = 96, 8  # 24 shards of 4 lines: more than one window of row groups
+
+
+def wide_lines(count, seed=0):
+    """Grey lines of many widths; what stands on them is nobody's business here."""
+    random = np.random.default_rng(seed)
+    return [(str(number), random.integers(0, 255, (32, random.integers(3, 60) * STEP), np.uint8)) for number in range(count)]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return packed.source(packed.pack(tmp_path_factory.mktemp("even"), {"train": wide_lines(LINES)}, shard_lines=4), "train", DATA)
+
+
+def drawn(stream, steps):
+    return [identity for batch in islice(stream, steps) for identity in batch.line_ids]
+
+
+def test_every_line_comes_once_an_epoch(source):
+    ids = drawn(batches.training(source, batch=BATCH, seed=0), 3 * LINES // BATCH)
+    for epoch in range(3):
+        assert sorted(ids[epoch * LINES : (epoch + 1) * LINES]) == sorted(source.line_ids)
+
+
+def test_a_last_batch_that_is_not_full_is_topped_up_and_no_line_is_lost(source):
+    # 96 lines in windows of 64 and 32: 7 a batch leaves a rest in both.
+    steps = -(-64 // 7) + -(-32 // 7)
+    ids = Counter(drawn(batches.training(source, batch=7, seed=0), steps))
+    assert set(ids) == set(source.line_ids)
+    assert sum(ids.values()) == steps * 7 < LINES + 2 * 7
+
+
+def test_a_weight_below_one_is_how_often_a_line_is_drawn(tmp_path):
+    weights = {0: 1.0, 1: 0.5, 2: 0.1}
+    some = packed.source(packed.pack(tmp_path, {"train": wide_lines(60)}, weight=lambda number: weights[number % 3]), "train", DATA)
+    ids = Counter(drawn(batches.training(some, batch=4, seed=0), 400))
+    share = {weight: sum(ids[line] for line, own in zip(some.line_ids, some.weights) if own == np.float32(weight)) for weight in weights.values()}
+    assert share[0.5] / share[1.0] == pytest.approx(0.5, abs=0.07)
+    assert share[0.1] / share[1.0] == pytest.approx(0.1, abs=0.04)
+
+
+def test_a_line_that_the_selection_leaves_out_never_comes(tmp_path):
+    packs = packed.pack(tmp_path, {"train": wide_lines(12)})
+    table = lines.selected(*map(Artifact, packs), "train").slice(0, 5)
+    few = batches.Lines(Artifact(packs[0]), table, DATA)
+    assert set(drawn(batches.training(few, batch=4, seed=0), 50)) == set(table["line_id"].to_pylist())
+
+
+def test_the_order_follows_the_seed_and_differs_from_epoch_to_epoch(source):
+    steps = LINES // BATCH
+    one, same, other = (drawn(batches.training(source, batch=BATCH, seed=seed), 2 * steps) for seed in (0, 0, 1))
+    assert one == same != other
+    assert one[:LINES] != one[LINES:]
+
+
+@pytest.mark.parametrize("augment", [False, True])
+@pytest.mark.parametrize("first", [1, 11, 12, 30])
+def test_a_stream_begun_at_a_later_step_is_the_same_stream(source, first, augment):
+    whole = list(islice(batches.training(source, batch=BATCH, seed=3, augment=augment), first + 2))[first:]
+    later = islice(batches.training(source, batch=BATCH, seed=3, augment=augment, first_step=first), 2)
+    for expected, found in zip(whole, later, strict=True):
+        assert found.line_ids == expected.line_ids and found.texts == expected.texts
+        assert torch.equal(found.ink, expected.ink) and torch.equal(found.valid, expected.valid)
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_workers_share_each_batch_and_no_line_comes_twice(source, world):
+    steps = LINES // BATCH
+    whole = [batch.line_ids for batch in islice(batches.training(source, batch=BATCH, seed=0), steps)]
+    parts = [[batch.line_ids for batch in islice(batches.training(source, batch=BATCH, seed=0, rank=rank, world=world), steps)] for rank in range(world)]
+    for step, ids in enumerate(whole):
+        shares = [part[step] for part in parts]
+        assert sorted(sum(shares, [])) == sorted(ids)
+        assert len(set(sum(shares, []))) == BATCH and {len(share) for share in shares} == {BATCH // world}
+
+
+def test_a_batch_that_workers_cannot_share_evenly_is_refused(source):
+    with pytest.raises(ValueError, match="a batch of 8 lines cannot be shared evenly by 3 workers; make it a multiple"):
+        next(batches.training(source, batch=8, seed=0, world=3))
+
+
+def test_no_line_at_all_is_refused_with_where_to_look(source):
+    nothing = batches.Lines(source.artifact, source.table.slice(0, 0), DATA)
+    with pytest.raises(ValueError, match="there is no line to train on: see the verdicts of fit and the quarantine of validate"):
+        next(batches.training(nothing, batch=8, seed=0))
+
+
+def test_lines_of_similar_width_meet_so_that_little_is_padding(source):
+    bucketed = [batch.valid for batch in islice(batches.training(source, batch=BATCH, seed=0), 2 * LINES // BATCH)]
+    random = np.random.default_rng(0).permutation(LINES).reshape(-1, BATCH)
+    mixed = [source.collate(places).valid for places in random]
+    padding, unsorted = (1 - sum(v.sum() for v in all_).item() / sum(v.numel() for v in all_) for all_ in (bucketed, mixed))
+    assert padding < 0.25 < 0.35 < unsorted
+
+
+def test_pixels_become_ink_and_what_is_beyond_a_line_is_white_and_not_valid(source):
+    batch = source.collate(np.array([0, 1, 2]))
+    assert batch.ink.shape[3] % batches.PAD_TO == 0 and batch.ink.shape[3] == batch.valid.shape[1] * STEP
+    for row in range(3):
+        pixels = source.pixels(row)
+        assert batch.valid[row].sum() == -(-pixels.shape[1] // STEP)
+        assert np.allclose(batch.ink[row, 0, :, : pixels.shape[1]], 1 - pixels / 255, atol=1e-6)
+        assert not batch.ink[row, 0, :, pixels.shape[1] :].any()
+
+
+def test_reading_in_order_shows_each_line_once_and_as_it_is(source):
+    seen = []
+    for places, batch in source.in_order(10):
+        assert batch.line_ids == [source.line_ids[place] for place in places]
+        seen += batch.line_ids
+    assert sorted(seen) == sorted(source.line_ids)
+
+
+def test_what_cannot_be_kept_is_decoded_again_and_is_the_same(source, monkeypatch):
+    fresh = source.with_geometry(DATA)
+    monkeypatch.setattr(batches, "CACHE_BYTES", 0)
+    assert all(np.array_equal(fresh.pixels(place), source.pixels(place)) for place in range(5))
+    assert fresh.pixels(0) is not fresh.pixels(0)

@@ -1,0 +1,429 @@
+import os
+import shutil
+import unicodedata
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import rendered
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from maskocr_core import artifacts, config, stages
+from maskocr_core.artifacts import Artifact
+from maskocr_core.data import lines, readers
+
+LABELLED = ("train", "val", "test")
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """Twelve documents of three labelled lines each, which by their names fall into all of train, val and test."""
+    return rendered.documents(tmp_path_factory.mktemp("drawn") / "pairs", documents=12, lines=3, degrade=0.2)
+
+
+@pytest.fixture
+def pairs(drawn, tmp_path):
+    """A copy that a test may change."""
+    return shutil.copytree(drawn, tmp_path / "pairs")
+
+
+@pytest.fixture
+def pack(tmp_path):
+    """A folder for Parquet files, and rows of all splits that a test may change before it writes them."""
+    rows = []
+    for seed, (split, documents) in enumerate((("train", 3), ("val", 2), ("test", 2), ("unlabeled", 2))):
+        rows += rendered.rows(documents=documents, lines=2, split=split, seed=seed, degrade=0.2)
+    return tmp_path / "pack", rows
+
+
+def ingest(data, *overrides, out="lines", transfer="") -> Artifact:
+    settings = config.load("smoke", overrides)
+    folder = artifacts.Path(out).absolute()
+    stages.get("ingest")(settings, data_uri=str(data), transfer_uri=str(transfer), lines_out=folder)
+    return Artifact(folder)
+
+
+def rows_of(artifact, *splits) -> list[dict]:
+    found = []
+    for split in splits or lines.SPLITS:
+        found += [row | {"split": split} for row in lines.index(artifact, split).to_pylist()]
+    return found
+
+
+def refused(artifact) -> dict[str, str]:
+    table = lines.read_table(artifact, "refused.parquet")
+    return dict(zip(table["item"].to_pylist(), table["reason"].to_pylist(), strict=True))
+
+
+def splits_of(artifact) -> dict[str, set[str]]:
+    sides = {}
+    for row in rows_of(artifact):
+        sides.setdefault(row["document_id"], set()).add(row["split"])
+    return sides
+
+
+# Images with their text beside them
+
+
+def test_labelled_documents_are_split_whole(pairs):
+    sides = splits_of(ingest(pairs))
+    assert len(sides) == 12 and all(len(splits) == 1 for splits in sides.values())
+    assert set().union(*sides.values()) == set(LABELLED)
+
+
+def test_a_document_keeps_its_split_when_others_are_added(pairs):
+    before = splits_of(ingest(pairs))
+    for document in sorted(pairs.iterdir())[:5]:
+        for image in document.glob("*.png"):
+            added = pairs / f"added-{document.name}" / image.name
+            added.parent.mkdir(exist_ok=True)
+            added.write_bytes(image.read_bytes() + b" ")  # another image to the digest, the same to a decoder
+            added.with_suffix(".gt.txt").write_text("Text.")
+    after = splits_of(ingest(pairs))
+    assert len(after) == 17
+    assert {document: after[document] for document in before} == before
+
+
+def test_the_shares_of_the_splits_are_those_asked_for():
+    data = config.load("smoke", ["data.validation_share=0.2", "data.test_share=0.3"]).data
+    counts = Counter(readers.split_of(f"document {number}", True, data) for number in range(4000))
+    assert counts["val"] / 4000 == pytest.approx(0.2, abs=0.03)
+    assert counts["test"] / 4000 == pytest.approx(0.3, abs=0.03)
+
+
+def test_text_folder_and_source_come_from_the_files(pairs):
+    row = next(row for row in rows_of(ingest(pairs)) if row["document_id"] == "document-05")
+    texts = {path.read_text().strip() for path in (pairs / "document-05").glob("*.gt.txt")}
+    assert row["text"] in texts and row["page_id"] == "document-05" and row["source"] == "pairs"
+
+
+def test_a_plain_txt_beside_an_image_is_its_text_too(pairs):
+    expected = {path.read_text().strip() for path in pairs.rglob("*.gt.txt")}
+    for path in pairs.rglob("*.gt.txt"):
+        path.rename(path.with_name(path.name.replace(".gt.txt", ".txt")))
+    assert {row["text"] for row in rows_of(ingest(pairs))} == expected
+
+
+def test_an_image_without_text_is_an_unlabelled_line(pairs):
+    (pairs / "document-04/000.gt.txt").unlink()
+    (pairs / "document-05/000.gt.txt").write_text(" \n")
+    rendered.documents(pairs / "more", documents=2, lines=2, labelled=False, seed=9)
+    artifact = ingest(pairs)
+    assert artifact.metrics["unlabeled"] == 6 and artifact.metrics["refused"] == 0
+    unlabelled = rows_of(artifact, "unlabeled")
+    assert len(unlabelled) == 6 and all(row["text"] is None for row in unlabelled)
+    assert {row["document_id"] for row in unlabelled} == {"document-04", "document-05", "more"}
+
+
+def test_a_broken_image_is_listed_and_the_rest_goes_through(pairs):
+    (pairs / "document-04/000.png").write_text("This is a text.")
+    (pairs / "document-05/001.png").write_bytes(b"")
+    artifact = ingest(pairs)
+    assert refused(artifact) == {
+        name: "no readable PNG, JPEG, WEBP or TIFF image" for name in ("document-04/000.png", "document-05/001.png")
+    }
+    assert artifact.metrics["refused"] == 2 and len(rows_of(artifact)) == 34
+
+
+def test_a_transcription_without_an_image_is_listed(pairs):
+    (pairs / "document-04/000.png").unlink()
+    (pairs / "readme.txt").write_text("Where these come from.")
+    found = refused(ingest(pairs))
+    assert set(found) == {"document-04/000.gt.txt", "readme.txt"}
+    assert set(found.values()) == {"a transcription without an image beside it"}
+
+
+def test_a_transcription_that_is_not_utf_8_is_listed_with_its_image(pairs):
+    (pairs / "document-04/000.gt.txt").write_bytes("Straße".encode("latin-1"))
+    artifact = ingest(pairs)
+    assert refused(artifact) == {"document-04/000.png": "document-04/000.gt.txt is not UTF-8"}
+    assert len(rows_of(artifact)) == 35
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(pairs):
+    (pairs / "document-04/000.gt.txt").write_text("Anfang", encoding="utf-8-sig")
+    assert "Anfang" in {row["text"] for row in rows_of(ingest(pairs))}
+
+
+def test_an_image_that_comes_twice_is_kept_once_and_listed(pairs):
+    shutil.copy(pairs / "document-04/000.png", pairs / "document-11/twice.png")
+    found = refused(ingest(pairs))
+    assert len(found) == 1
+    assert all("the same image as a line of split train" in reason for reason in found.values())
+
+
+def test_hidden_files_and_strange_ones_do_no_harm(pairs):
+    (pairs / ".DS_Store").write_bytes(b"\0")
+    (pairs / "document-04/Thumbs.db").write_bytes(b"\0")
+    assert ingest(pairs).metrics["refused"] == 0
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([], "there is no file here"),
+        (["a/1.gt.txt", "a/2.gt.txt"], "neither Parquet files nor line images"),
+        (["a/1.png", "a/1.gt.txt"], "none of the 1 items is a line; refused: a/1.png: no readable"),
+    ],
+)
+def test_a_folder_with_no_line_is_refused_by_name(tmp_path, files, message):
+    folder = tmp_path / "yours"
+    folder.mkdir()
+    for name in files:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("text")
+    with pytest.raises(ValueError, match=message) as caught:
+        ingest(folder)
+    assert str(folder) in str(caught.value)
+
+
+def test_a_folder_that_is_not_there_is_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match="nowhere: no such file or folder"):
+        ingest(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("documents", "missing"),
+    [((4, 5), "validation lines"), ((0, 3), "labelled lines to fine-tune on"), ((0, 4), "test lines")],
+)
+def test_too_few_documents_are_answered_with_the_missing_part_and_the_mend(pairs, documents, missing):
+    keep = {f"document-{number:02}" for number in documents}
+    for folder in pairs.iterdir():
+        if folder.name not in keep:
+            shutil.rmtree(folder)
+    with pytest.raises(ValueError, match=f"there are no {missing}.*data.split_unit=page"):
+        ingest(pairs)
+
+
+def test_one_document_of_many_pages_is_split_by_page_if_asked(pairs, tmp_path):
+    book = tmp_path / "yours"
+    shutil.move(pairs, book / "book")
+    with pytest.raises(ValueError, match="data.split_unit=page"):
+        ingest(book)
+    artifact = ingest(book, "data.split_unit=page", "data.test_share=0.3", "data.validation_share=0.3")
+    assert {row["document_id"] for row in rows_of(artifact)} == {"book"}
+    sides = {}
+    for row in rows_of(artifact):
+        sides.setdefault(row["page_id"], set()).add(row["split"])
+    assert len(sides) == 12 and all(len(splits) == 1 for splits in sides.values())
+
+
+# Parquet
+
+
+def test_splits_order_and_licence_that_the_data_bring_are_kept(pack):
+    folder, rows = pack
+    rendered.parquet(folder / "all.parquet", rows)
+    found = {row["line_id"]: row for row in rows_of(ingest(folder))}
+    assert len(found) == len(rows)
+    for row in rows:
+        line = found[lines.line_id(row["image"])]
+        assert line["split"] == row["split"] and line["license"] == "CC0-1.0" and line["text"] == row["text"]
+        assert line["order"] == (row["order"] if row["split"] != "unlabeled" else None)
+        assert (line["page_id"], line["document_id"], line["source"]) == (row["page"], row["doc"], row["source"])
+        assert (line["height"], line["width"]) == (row["height"], row["width"])
+
+
+def test_a_split_may_be_named_by_the_file(pack):
+    folder, rows = pack
+    for split, name in (("train", "train-00000"), ("val", "validation"), ("test", "test.a"), ("unlabeled", "Unlabelled")):
+        table = pa.Table.from_pylist([row for row in rows if row["split"] == split]).drop_columns(["split"])
+        folder.mkdir(exist_ok=True)
+        pq.write_table(table, folder / f"{name}.parquet")
+    assert Counter(row["split"] for row in rows_of(ingest(folder))) == Counter(row["split"] for row in rows)
+
+
+@pytest.mark.parametrize("theirs", ["training", "Train", "TRAIN"])
+def test_other_names_of_splits_are_understood(pack, theirs):
+    folder, rows = pack
+    rendered.parquet(folder / "a.parquet", [row | {"split": {"train": theirs}.get(row["split"], row["split"])} for row in rows])
+    assert ingest(folder).metrics["train"] == 6
+
+
+def test_a_labelled_line_without_text_is_unlabelled_and_an_unlabelled_one_keeps_no_text(pack):
+    folder, rows = pack
+    rows[0]["text"], rows[1]["text"] = None, "  "
+    rows[-1]["text"] = "A text that must not be seen."
+    rendered.parquet(folder / "a.parquet", rows)
+    artifact = ingest(folder)
+    assert artifact.metrics["train"] == 4 and artifact.metrics["unlabeled"] == 6
+    assert all(row["text"] is None for row in rows_of(artifact, "unlabeled"))
+
+
+def test_text_is_composed_and_stripped(pack):
+    folder, rows = pack
+    rows[0]["text"] = "  u\u0308ber  die Bru\u0308cke \n"
+    rendered.parquet(folder / "a.parquet", rows)
+    texts = {row["text"] for row in rows_of(ingest(folder))}
+    assert "\u00fcber  die Br\u00fccke" in texts
+
+
+@pytest.mark.parametrize(("column", "ours"), [("image", "image"), ("page", "page_id"), ("doc", "document_id")])
+def test_a_missing_column_is_named_with_the_mend(pack, column, ours):
+    folder, rows = pack
+    folder.mkdir()
+    pq.write_table(pa.Table.from_pylist(rows).rename_columns({column: "something"}), folder / "a.parquet")
+    with pytest.raises(ValueError) as caught:
+        ingest(folder)
+    assert f"'{column}'" in str(caught.value) and f'data.columns={{"{ours}": "…"}}' in str(caught.value)
+    assert str(folder) in str(caught.value)
+
+
+def test_columns_of_other_names_are_found_by_the_map(pack):
+    folder, rows = pack
+    names = {"image": "bild", "page": "seite", "doc": "band", "text": "wort", "split": "teil"}
+    folder.mkdir()
+    pq.write_table(pa.Table.from_pylist(rows).rename_columns(names), folder / "a.parquet")
+    mapped = 'data.columns={"image": "bild", "page_id": "seite", "document_id": "band", "text": "wort", "split": "teil"}'
+    found = {row["line_id"]: row for row in rows_of(ingest(folder, mapped))}
+    for row in rows:
+        line = found[lines.line_id(row["image"])]
+        assert (line["page_id"], line["document_id"], line["text"]) == (row["page"], row["doc"], row["text"])
+        assert line["split"] == row["split"]
+
+
+def test_images_in_structs_as_hugging_face_keeps_them_are_read(pack):
+    folder, rows = pack
+    structs = [row | {"image": {"bytes": row["image"], "path": "1.png"}} for row in rows]
+    structs.append(structs[0] | {"image": {"bytes": None, "path": "elsewhere.png"}})
+    folder.mkdir()
+    pq.write_table(pa.Table.from_pylist(structs), folder / "a.parquet")
+    artifact = ingest(folder)
+    assert {row["line_id"] for row in rows_of(artifact)} == {lines.line_id(row["image"]) for row in rows}
+    assert list(refused(artifact)) == [f"a.parquet:{len(rows)}"]
+
+
+def test_a_side_table_without_images_is_listed_and_not_fatal(pack):
+    folder, rows = pack
+    rendered.parquet(folder / "a.parquet", rows)
+    pq.write_table(pa.table({"page": ["p"], "scan": ["s"]}), folder / "pages.parquet")
+    artifact = ingest(folder)
+    assert refused(artifact) == {"pages.parquet": "has no column of images; taken for a side table"}
+    assert len(rows_of(artifact)) == len(rows)
+
+
+def test_a_row_of_no_page_or_document_is_listed(pack):
+    folder, rows = pack
+    rows[0]["page"], rows[1]["doc"] = None, None
+    rendered.parquet(folder / "a.parquet", rows)
+    artifact = ingest(folder)
+    assert set(refused(artifact)) == {"a.parquet:0", "a.parquet:1"}
+    assert len(rows_of(artifact)) == len(rows) - 2
+
+
+def test_a_file_that_is_no_parquet_is_named(pack):
+    folder, rows = pack
+    rendered.parquet(folder / "a.parquet", rows)
+    whole = (folder / "a.parquet").read_bytes()
+    (folder / "cut.parquet").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="cut.parquet"):
+        ingest(folder)
+
+
+def test_broken_images_among_good_ones_are_listed_by_row(pack):
+    folder, rows = pack
+    rows[1]["image"], rows[3]["image"] = b"no image", rendered.png(np.zeros((1200, 40), np.uint8))
+    rendered.parquet(folder / "a.parquet", rows)
+    found = refused(ingest(folder))
+    assert set(found) == {"a.parquet:1", "a.parquet:3"} and "cut pages into lines first" in found["a.parquet:3"]
+
+
+# Versions of the data
+
+
+def test_the_same_data_give_the_same_bytes_whenever_they_are_read(pairs, monkeypatch, tmp_path):
+    first = ingest(pairs, out="first")
+    for path in pairs.rglob("*"):
+        os.utime(path, (1, 1))
+    monkeypatch.setenv("MASKOCR_WORK", str(tmp_path / "other"))
+    second = ingest(pairs, out="second")
+    assert first.version == second.version
+    assert first.manifest["files"] == second.manifest["files"]
+    assert all(first.read_bytes(name) == second.read_bytes(name) for name in first.names())
+
+
+def test_a_changed_text_is_another_version(pairs):
+    first = ingest(pairs, out="first").version
+    (pairs / "document-04/000.gt.txt").write_text("Another text.")
+    assert ingest(pairs, out="second").version != first
+
+
+def test_nothing_is_left_at_the_output_when_ingest_fails(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError):
+        ingest(tmp_path / "empty", out="lines")
+    assert not (tmp_path / "lines").exists()
+
+
+# Transfer
+
+
+def test_transfer_lines_have_splits_of_their_own(pack, tmp_path):
+    folder, rows = pack
+    rendered.parquet(folder / "a.parquet", rows)
+    other = [row for seed, split in enumerate(("train", "val", "test", "unlabeled"))
+             for row in rendered.rows(documents=2, lines=2, split=split, source="other", seed=20 + seed)]  # fmt: skip
+    rendered.parquet(tmp_path / "other/a.parquet", other)
+    artifact = ingest(folder, transfer=tmp_path / "other")
+    assert {row["source"] for row in rows_of(artifact, *LABELLED, "unlabeled")} == {"rendered"}
+    for split in ("train", "val"):
+        texts = {row["text"] for row in rows_of(artifact, f"transfer-{split}")}
+        assert texts == {row["text"] for row in other if row["split"] == split}
+    assert artifact.metrics["transfer_train"] == 4 and artifact.metrics["transfer_val"] == 4
+
+
+def test_a_transfer_line_that_is_also_a_test_line_is_left_out(pack, tmp_path):
+    folder, rows = pack
+    rendered.parquet(folder / "a.parquet", rows)
+    other = rendered.rows(documents=2, lines=2, source="other", seed=20)
+    leak = next(row for row in rows if row["split"] == "test") | {"split": "train"}
+    rendered.parquet(tmp_path / "other/a.parquet", [*other, leak])
+    artifact = ingest(folder, transfer=tmp_path / "other")
+    assert artifact.metrics["transfer_train"] == 4
+    assert list(refused(artifact).values()) == ["the same image as a line of split test"]
+
+
+@pytest.mark.parametrize("model", ["models:/maskocr@champion", "recognizer"])
+def test_a_model_as_transfer_source_brings_no_lines(pack, tmp_path, model):
+    folder, rows = pack
+    rendered.parquet(folder / "a.parquet", rows)
+    (tmp_path / "recognizer").mkdir()
+    (tmp_path / "recognizer/recognizer.safetensors").write_bytes(b"")
+    assert ingest(folder, transfer=model).metrics["transfer_train"] == 0
+
+
+# Any text in any split
+
+
+TEXTS = st.none() | st.text(max_size=12)
+SPLITS = st.sampled_from([None, "train", "val", "validation", "dev", "test", "unlabeled", "elsewhere"])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(TEXTS, SPLITS), min_size=1, max_size=12))
+def test_texts_and_splits_survive_the_way_into_the_schema(tmp_path_factory, drawn_rows):
+    folder = tmp_path_factory.mktemp("round")
+    rows = [
+        {"image": rendered.png(np.full((8, 9), number, np.uint8)), "page": "p", "doc": "d", "text": text, "split": split}
+        for number, (text, split) in enumerate(drawn_rows)
+    ]
+    schema = pa.schema([(name, pa.binary() if name == "image" else pa.string()) for name in rows[0]])
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / "lines.parquet")
+    read = list(readers.read(str(folder), config.load("smoke").data))
+    writer = lines.ShardWriter(folder / "out", "train", 5)
+    for row in read:
+        writer.add({name: row[name] for name in lines.SCHEMA.names})
+    writer.flush()
+    stored = lines.index(artifacts.finish(folder / "out", kind="lines", config={}, metrics={}), "train").to_pylist()
+    stored = {row["line_id"]: row for row in stored}
+    assert len(stored) == len(rows) == len(read)
+    for given_row, row in zip(rows, read, strict=True):
+        text = unicodedata.normalize("NFC", given_row["text"] or "").strip() or None
+        assert stored[row["line_id"]]["text"] == row["text"]
+        assert row["text"] == (None if row["split"] == "unlabeled" else text)
+        assert row["split"] in (None, "train", "val", "test", "unlabeled")
+        if text and given_row["split"] in ("train", "val", "test", "unlabeled"):
+            assert row["split"] == given_row["split"]

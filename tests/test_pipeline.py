@@ -1,0 +1,96 @@
+"""The compiled pipeline under kfp.local: the same YAML that a cluster runs, on rendered lines."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+from maskocr_core.artifacts import Artifact
+
+PIPELINE = REPOSITORY / "pipelines" / "pretrain_finetune.yaml"
+
+
+def run(raw: Path, work: Path, *overrides: str, transfer: bool = True) -> subprocess.Popen:
+    command = [sys.executable, "-m", "maskocr_core.cli", "run", str(PIPELINE), f"data_uri={raw / 'target'}", "recipe=smoke",
+               f"overrides={json.dumps(['pretrain.workers=0', *overrides])}", "--root", str(work / "pipelines")]
+    if transfer:
+        command.append(f"transfer_uri={raw / 'transfer'}")
+    environment = os.environ | {"MASKOCR_WORK": str(work / "stages"), "MLFLOW_TRACKING_URI": f"sqlite:///{work / 'mlflow.db'}"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+
+
+def outputs(work: Path, name: str) -> list[Artifact]:
+    return [Artifact(path) for path in sorted(work.glob(f"pipelines/*/*/{name}")) if (path / "manifest.json").exists()]
+
+
+@pytest.fixture(scope="module")
+def finished(raw, tmp_path_factory) -> tuple[Path, str]:
+    work = tmp_path_factory.mktemp("pipeline")
+    process = run(raw, work)
+    said, _ = process.communicate()
+    assert process.returncode == 0, said
+    return work, said
+
+
+def test_the_pipeline_goes_from_raw_lines_to_a_registered_model(finished):
+    work, said = finished
+    for stage in ("ingest", "validate", "fit", "quantize", "pretrain", "finetune", "evaluate", "register"):
+        assert f"{stage}: SUCCESS" in said
+    registration = outputs(work, "registration_out")[0].read_json("registration.json")
+    assert registration["alias"] == "challenger" and registration["verdict"] == "first"
+
+
+def test_the_logs_show_what_runs_and_no_dump_of_the_orchestrator(finished):
+    _, said = finished
+    assert "executor_input" not in said and "KFP Executor" not in said and "\x1b[" not in said
+
+
+def test_a_second_run_reuses_finished_stages_and_registers_once_more(finished, raw):
+    work, _ = finished
+    process = run(raw, work)
+    said, _ = process.communicate()
+    assert process.returncode == 0, said
+    assert said.count("nothing it reads has changed, reused") == 7
+    first, second = outputs(work, "evaluation_out")
+    assert first.version == second.version
+    assert {artifact.read_json("registration.json")["version"] for artifact in outputs(work, "registration_out")} == {"1", "2"}
+
+
+def test_a_run_killed_in_pretraining_resumes_there(raw, tmp_path):
+    overrides = ("pretrain.steps=300", "pretrain.checkpoint_every=2")
+    process = run(raw, tmp_path, *overrides)
+    deadline = time.monotonic() + 240
+    while not list(tmp_path.glob("stages/pretrain/*/scratch/checkpoints/step-*.json")):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert not outputs(tmp_path, "encoder_out")
+    process = run(raw, tmp_path, *overrides)
+    said, _ = process.communicate()
+    assert process.returncode == 0, said
+    assert outputs(tmp_path, "encoder_out")[0].metrics["resumed_at"] > 0
+
+
+def test_without_transfer_lines_the_two_starts_that_need_them_are_left_out_and_said(raw, tmp_path):
+    process = run(raw, tmp_path, transfer=False)
+    said, _ = process.communicate()
+    assert process.returncode == 0, said
+    assert "start 'transfer' is left out: there is no transfer_uri" in said
+    summary = outputs(tmp_path, "evaluation_out")[0].read_json("summary.json")
+    assert [row["start"] for row in summary["starts"]] == ["scratch", "pretrained"]
+
+
+def test_a_mistake_in_the_overrides_ends_in_one_sentence_that_names_the_task(raw, tmp_path):
+    process = run(raw, tmp_path, "pretrain.stepz=3")
+    said, _ = process.communicate()
+    assert process.returncode == 1
+    last = said.strip().splitlines()[-1]
+    assert last.startswith("maskocr: task ingest of pipeline pretrain-finetune failed: ValueError: unknown field 'pretrain.stepz', did you mean 'steps'?")

@@ -1,0 +1,139 @@
+"""What every stage gets from `@stage`: reuse, resume, publishing whole or not at all."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import run_stage
+
+from maskocr_core import artifacts, config, stages
+from maskocr_core.artifacts import Artifact
+
+LONG = ["pretrain.workers=0", "pretrain.steps=400", "pretrain.checkpoint_every=2"]
+
+
+def test_a_stage_whose_inputs_did_not_change_is_reused(road, raw, smoke, capsys):
+    first = run_stage("quantize", smoke, raw, road["root"], codebook_out=Path("a"))
+    again = run_stage("quantize", smoke, raw, road["root"], codebook_out=Path("b"))
+    assert "reused" in capsys.readouterr().err
+    assert first == again
+    assert Artifact(Path("a")).version == Artifact(Path("b")).version
+
+
+def test_another_knob_that_the_stage_reads_makes_new_work_and_one_that_it_does_not_read_makes_none(road, raw, capsys):
+    def quantized(override):
+        run_stage("quantize", config.load("smoke", [override]), raw, road["root"], codebook_out=Path("out"))
+        return "reused" in capsys.readouterr().err
+
+    assert not quantized("codebook.seed=0")
+    assert quantized("sweep.steps=12")
+    assert not quantized("codebook.seed=1")
+
+
+def test_changed_code_that_a_stage_can_reach_changes_its_version_and_other_code_does_not():
+    reached = {path.name for path in stages.sources("quantize")}
+    assert {"quantize.py", "codebook.py", "lines.py", "images.py", "config.py"} <= reached
+    assert not {"report.py", "loop.py", "tracking.py", "recipes.py"} & reached
+
+
+def test_a_stage_that_fails_leaves_nothing_at_its_output(raw, smoke, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError):
+        stages.get("ingest")(smoke, data_uri=str(tmp_path / "empty"), lines_out=tmp_path / "lines")
+    assert not (tmp_path / "lines").exists()
+
+
+def test_a_folder_without_a_manifest_is_no_input(smoke, road, tmp_path):
+    (tmp_path / "lines").mkdir()
+    with pytest.raises(ValueError, match="has no manifest.json.*has not finished"):
+        stages.get("validate")(smoke, lines=tmp_path / "lines", validation_out=tmp_path / "out")
+
+
+def test_a_killed_pretraining_goes_on_from_its_checkpoint_and_gives_the_same_encoder(road, raw, tmp_path):
+    undisturbed = _pretrain(road["root"], tmp_path / "undisturbed", tmp_path / "work-a")
+    assert undisturbed.wait() == 0
+    killed = _pretrain(road["root"], tmp_path / "killed", tmp_path / "work-b")
+    _kill_after_a_checkpoint(killed, tmp_path / "work-b")
+    assert not (tmp_path / "killed").exists()
+    again = _pretrain(road["root"], tmp_path / "killed", tmp_path / "work-b")
+    assert again.wait() == 0
+    resumed = Artifact(tmp_path / "killed")
+    assert resumed.metrics["resumed_at"] > 0
+    whole = Artifact(tmp_path / "undisturbed")
+    assert whole.metrics["resumed_at"] == 0
+    assert whole.read_bytes("encoder.safetensors") == resumed.read_bytes("encoder.safetensors")
+
+
+@pytest.mark.namespace
+def test_a_full_disk_says_so_and_leaves_nothing_half_written(raw, tmp_path):
+    """A tiny file system in a user's own mount namespace, where the machine allows one."""
+    room = tmp_path / "room"
+    room.mkdir()
+    script = f"mount -t tmpfs -o size=600k tmpfs {room} && cd {room} && {sys.executable} -m maskocr_core.cli ingest --recipe smoke --data-uri {raw / 'target'} --lines-out {room / 'lines'}; code=$?; ls -A {room}; exit $code"
+    if subprocess.run(["unshare", "-Urm", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine allows no mount namespace")
+    done = subprocess.run(["unshare", "-Urm", "bash", "-c", script], capture_output=True, text=True, check=False,
+                          env=os.environ | {"MASKOCR_WORK": str(room / "stages")})
+    assert done.returncode == 1
+    assert "the disk is full" in done.stderr and "Traceback" not in done.stderr
+    assert "lines" not in done.stdout.split()
+
+
+def test_a_second_process_waits_for_the_first_instead_of_doing_the_same_work(road, tmp_path):
+    first = _pretrain(road["root"], tmp_path / "first", tmp_path / "work")
+    second = _pretrain(road["root"], tmp_path / "second", tmp_path / "work", stderr=subprocess.PIPE)
+    assert (first.wait(), second.wait()) == (0, 0)
+    assert Artifact(tmp_path / "first").version == Artifact(tmp_path / "second").version
+    assert len(list((tmp_path / "work" / "pretrain").iterdir())) == 1
+
+
+def test_publishing_replaces_an_older_folder_whole(tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    for folder, name in ((old, "a.json"), (new, "b.json")):
+        folder.mkdir()
+        artifacts.write_json(folder / name, {})
+        artifacts.finish(folder, kind="thing", config={}, metrics={})
+    artifacts.publish(old, tmp_path / "out")
+    artifacts.publish(new, tmp_path / "out")
+    assert Artifact(tmp_path / "out").names() == ["b.json"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+def test_a_changed_file_is_noticed_on_reading(road, tmp_path):
+    artifacts.publish(road["codebook"], tmp_path / "codebook")
+    path = tmp_path / "codebook" / "codebook.json"
+    content = json.loads(path.read_text())
+    path.unlink()
+    path.write_text(json.dumps(content | {"window": 8}))
+    with pytest.raises(ValueError, match="was changed after it was written"):
+        Artifact(tmp_path / "codebook").read_bytes("codebook.json")
+
+
+def test_an_artifact_of_a_newer_format_is_refused(road, tmp_path):
+    artifacts.publish(road["codebook"], tmp_path / "codebook")
+    manifest = json.loads((tmp_path / "codebook" / "manifest.json").read_text())
+    artifacts.write_json(tmp_path / "codebook" / "manifest.json", manifest | {"format_version": 99})
+    with pytest.raises(ValueError, match="format_version 99 is not"):
+        Artifact(tmp_path / "codebook").names()
+
+
+def _pretrain(root: Path, output: Path, work: Path, **options) -> subprocess.Popen:
+    command = [sys.executable, "-m", "maskocr_core.cli", "pretrain", "--recipe", "smoke"]
+    command += [part for override in LONG for part in ("--set", override)]
+    for name in ("lines", "selection", "codebook"):
+        command += [f"--{name}", str(root / name)]
+    return subprocess.Popen([*command, "--encoder-out", str(output)], env=os.environ | {"MASKOCR_WORK": str(work)}, **options)
+
+
+def _kill_after_a_checkpoint(process: subprocess.Popen, work: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not list(work.glob("pretrain/*/scratch/checkpoints/step-*.json")):
+        assert process.poll() is None and time.monotonic() < deadline, "the run ended before its first checkpoint"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL

@@ -1,0 +1,174 @@
+"""MLflow on SQLite: runs that a person can compare, and a model that loads and reads."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import run_stage
+
+from maskocr_core.artifacts import Artifact
+from maskocr_core.data import lines
+from maskocr_core.reader import Reader
+
+
+@pytest.fixture
+def tracked(road, monkeypatch):
+    """MLflow as the road left it, seen through a fresh client."""
+    from maskocr_core.services import tracking
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{road['root'] / 'mlflow.db'}")
+    for cached in (tracking._client, tracking._parent, tracking._experiment):
+        cached.cache_clear()
+    yield tracking._client()
+    for cached in (tracking._client, tracking._parent, tracking._experiment):
+        cached.cache_clear()
+
+
+@pytest.fixture
+def registration(road) -> dict:
+    return Artifact(road["registration"]).read_json("registration.json")
+
+
+def test_one_parent_run_has_one_summary_run_a_start(tracked, registration, road):
+    parent = tracked.get_run(registration["parent_run"])
+    assert parent.data.tags["maskocr.run"] == "road"
+    assert set(registration["runs"]) == {"scratch", "transfer", "pretrained", "both"}
+    children = tracked.search_runs([parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    assert {run.info.run_id for run in children} == set(registration["runs"].values())
+    summary = json.loads((road["evaluation"] / "summary.json").read_text())
+    for row in summary["starts"]:
+        run = tracked.get_run(registration["runs"][row["start"]])
+        assert run.data.metrics["cer"] == pytest.approx(row["cer"]["all"]["value"])
+        assert run.data.params["budget"] == str(row["budget"])
+        assert len(run.data.metrics) <= 16
+
+
+def test_the_data_version_that_a_run_used_and_its_report_are_on_the_parent(tracked, registration, road):
+    parent = tracked.get_run(registration["parent_run"])
+    assert parent.data.tags["version.lines"] == Artifact(road["lines"]).version == parent.data.tags["data_version"]
+    assert {"report.html", "report.png", "summary.json"} <= {file.path for file in tracked.list_artifacts(parent.info.run_id)}
+
+
+def test_training_logs_its_progress_on_the_parent(tracked, registration):
+    history = tracked.get_metric_history(registration["parent_run"], "pretrain/masked_loss")
+    assert [point.step for point in history] == [8]
+    assert tracked.get_metric_history(registration["parent_run"], "finetune_scratch/loss")
+
+
+def test_the_registered_model_loads_and_reads_the_evaluated_text(tracked, registration, road):
+    import mlflow
+
+    model = mlflow.pyfunc.load_model(f"models:/maskocr/{registration['version']}")
+    predictions = lines.read_table(Artifact(road["evaluation"]), "predictions.parquet").to_pandas()
+    wanted = predictions[predictions["start"] == registration["start"]]
+    images = lines.images_of(Artifact(road["lines"]), "test", wanted["line_id"].tolist())
+    output = model.predict(pd.DataFrame({"image": images}))
+    assert output["text"].tolist() == wanted["read"].tolist()
+    assert output["confidence"].between(0, 1).all()
+
+
+def test_the_version_says_verdict_start_and_data(tracked, registration, road):
+    version = tracked.get_model_version_by_alias("maskocr", "challenger")
+    assert version.tags["verdict"] == "first" and version.tags["start"] == registration["start"]
+    assert version.tags["data_version"] == Artifact(road["lines"]).version
+    assert "CER" in version.description
+
+
+def test_a_model_that_reads_otherwise_than_evaluated_gets_no_version(road, raw, smoke, tmp_path):
+    """The evaluation of one start, registered with the weights of another."""
+    import shutil
+
+    from maskocr_core import artifacts
+    from maskocr_core.services import tracking
+
+    registration = Artifact(road["registration"]).read_json("registration.json")
+    other = next(start for start in ("both", "transfer") if start != registration["start"])
+    swapped = tmp_path / "recognizers"
+    shutil.copytree(road["recognizers"], swapped)
+    shutil.rmtree(swapped / f"{registration['start']}-0")
+    shutil.copytree(road["recognizers"] / f"{other}-0", swapped / f"{registration['start']}-0")
+    artifacts.finish(swapped, kind="recognizers", config={}, metrics=Artifact(road["recognizers"]).metrics)
+    for cached in (tracking._client, tracking._parent, tracking._experiment):
+        cached.cache_clear()
+    with pytest.raises(ValueError, match="differently from evaluation.*no version was made"):
+        run_stage("register", smoke, raw, road["root"], recognizers=swapped, registration_out=tmp_path / "out")
+    assert tracking.version_of(smoke.registry, "challenger") is None
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_champion_is_read_again_on_the_same_lines_and_decides_the_verdict(road, raw, smoke, tmp_path, tracked):
+    tracked.set_registered_model_alias("maskocr", "champion", "1")
+    try:
+        run_stage("evaluate", smoke, raw, road["root"], evaluation_out=tmp_path / "evaluation")
+    finally:
+        tracked.delete_registered_model_alias("maskocr", "champion")
+    summary = Artifact(tmp_path / "evaluation").read_json("summary.json")
+    # The champion is the candidate itself: no difference can be seen, and that is no reason to promote.
+    assert summary["verdict"]["verdict"] == "undecided"
+    predictions = lines.read_table(Artifact(tmp_path / "evaluation"), "predictions.parquet").to_pandas()
+    same = [predictions[predictions["start"] == start]["read"].tolist() for start in ("champion", summary["candidate"])]
+    assert same[0] == same[1]
+
+
+def test_read_prints_the_text_with_the_champion_else_the_challenger_else_a_folder_and_says_which(road, tracked, tmp_path):
+    registration = Artifact(road["registration"]).read_json("registration.json")
+    image = tmp_path / "line.png"
+    table = lines.index(Artifact(road["lines"]), "test")
+    image.write_bytes(lines.images_of(Artifact(road["lines"]), "test", table["line_id"].to_pylist()[:1])[0])
+    folder = road["recognizers"] / f"{registration['start']}-0" / "all"
+    wanted = Reader(folder).read([image.read_bytes()])[0][0]
+
+    def read(*arguments):
+        command = [sys.executable, "-m", "maskocr_core.cli", "read", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
+
+    challenger = read(image)
+    assert challenger.stdout == f"{image}\t{wanted}\n"
+    assert "read by challenger, maskocr version 1" in challenger.stderr
+    tracked.set_registered_model_alias("maskocr", "champion", "1")
+    try:
+        assert "read by champion, maskocr version 1" in read(tmp_path).stderr
+    finally:
+        tracked.delete_registered_model_alias("maskocr", "champion")
+    assert read(image, "--model", folder).stdout == challenger.stdout
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    mixed = read(tmp_path)
+    assert mixed.returncode == 1 and f"{image}\t{wanted}" in mixed.stdout and "broken.png: no readable" in mixed.stderr
+
+
+def test_read_without_any_model_says_what_to_do(tmp_path):
+    (tmp_path / "line.png").write_bytes(b"")
+    command = [sys.executable, "-m", "maskocr_core.cli", "read", str(tmp_path / "line.png")]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
+    assert done.returncode == 2
+    assert "has neither a champion nor a challenger of 'maskocr': run the pipeline first, or give --model FOLDER" in done.stderr
+
+
+def test_an_unreachable_tracking_server_is_said_in_one_sentence(road, raw, smoke, tmp_path, monkeypatch):
+    from maskocr_core.services import tracking
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    for cached in (tracking._client, tracking._parent, tracking._experiment):
+        cached.cache_clear()
+    with pytest.raises(ValueError, match="MLflow at http://127.0.0.1:9 does not answer.*start it, or set MLFLOW_TRACKING_URI"):
+        run_stage("register", smoke, raw, road["root"], registration_out=tmp_path / "out")
+    for cached in (tracking._client, tracking._parent, tracking._experiment):
+        cached.cache_clear()
+
+
+def test_the_image_of_a_line_is_prepared_alike_in_training_and_reading(road):
+    from maskocr_core.config import Data
+    from maskocr_core.data import batches
+
+    artifact = Artifact(road["lines"])
+    table = lines.selected(artifact, Artifact(road["selection"]), "test").slice(0, 1)
+    source = batches.Lines(artifact, table, Data(height=32))
+    from maskocr_core.data.images import prepare
+
+    image = lines.images_of(artifact, "test", source.line_ids)[0]
+    assert np.array_equal(source.pixels(0), prepare(image, 32, 2048))

@@ -31,10 +31,27 @@ def main() -> Path:
         seconds(command)
     rounds = [{name: round(seconds(command), 4) for name, command in COMMANDS.items()} for _ in range(ROUNDS)]
     helps, ratios = [row["help"] for row in rounds], [row["help"] / row["bare"] for row in rounds]
-    return results.save("cli", command="python benchmarks/cli.py", runs=rounds, figures={
-        "help_seconds": {"value": statistics.median(helps), "unit": "s", "goal": 0.5, "better": "lower", "spread": [min(helps), max(helps)]},
-        "help_over_bare_interpreter": {"value": statistics.median(ratios), "unit": "×", "goal": None, "better": "lower", "spread": [min(ratios), max(ratios)]},
-    })
+    return results.save(
+        "cli",
+        command="python benchmarks/cli.py",
+        runs=rounds,
+        figures={
+            "help_seconds": {
+                "value": statistics.median(helps),
+                "unit": "s",
+                "goal": 0.5,
+                "better": "lower",
+                "spread": [min(helps), max(helps)],
+            },
+            "help_over_bare_interpreter": {
+                "value": statistics.median(ratios),
+                "unit": "×",
+                "goal": None,
+                "better": "lower",
+                "spread": [min(ratios), max(ratios)],
+            },
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -18,38 +18,59 @@ README = Path(__file__).parents[1] / "README.md"
 
 def render(text: str) -> str:
     """`text` with every block `<!-- table NAME -->` … `<!-- end -->` filled anew."""
+
     def fill(match: re.Match[str]) -> str:
         kind, _, name = match[1].partition(" ")
         return f"<!-- {match[1]} -->\n{BLOCKS[kind](results.load(name))}\n<!-- end -->"
 
-    return re.sub(r"<!-- ((?:%s) \w+) -->\n.*?<!-- end -->" % "|".join(BLOCKS), fill, text, flags=re.DOTALL)
+    names = "|".join(BLOCKS)
+    return re.sub(rf"<!-- ((?:{names}) \w+) -->\n.*?<!-- end -->", fill, text, flags=re.DOTALL)
 
 
 def comparison(result: dict[str, Any]) -> str:
     """A pilot's table, with its command, data version and seeds."""
     run = result["runs"][0]
-    lines = ["| start | test CER after ¼ of the steps | after ½ | after all | validation CER | against scratch | CPU minutes: start + fine-tuning |",
-             "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| start | test CER after ¼ of the steps | after ½ | after all | validation CER | against scratch | CPU minutes: start + fine-tuning |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in run["starts"]:
         minutes = row["cpu_minutes"]
         before = minutes["pretrain"] + minutes["transfer"]
-        cells = [TITLES[row["start"]], *(_interval(row["cer"][mark]) for mark in ("quarter", "half", "all")), f"{100 * row['validation_cer']:.1f} %",
-                 row["verdict"], f"{before:.1f} + {minutes['finetune']:.1f}"]
+        cells = [
+            TITLES[row["start"]],
+            *(_interval(row["cer"][mark]) for mark in ("quarter", "half", "all")),
+            f"{100 * row['validation_cer']:.1f} %",
+            row["verdict"],
+            f"{before:.1f} + {minutes['finetune']:.1f}",
+        ]
         lines.append(f"| {' | '.join(cells)} |")
-    sources = "; ".join(f"{row['source']}: {row['verdict']}" + (f" (weight {row['weight']:.2f})" if row["verdict"] == "down-weight" else "") for row in run["fit"])
+    sources = "; ".join(
+        f"{row['source']}: {row['verdict']}"
+        + (f" (weight {row['weight']:.2f})" if row["verdict"] == "down-weight" else "")
+        for row in run["fit"]
+    )
     seeds = len(result["seeds"])
     spread = "no spread over seeds is known" if seeds == 1 else f"means over {seeds} seeds"
     lines.append("")
-    lines.append(f"`{result['command']}`: {result['figures']['minutes']['value']:.1f} minutes on {result['cores']} cores ({result['cpu']}), {seeds} seed"
-                 f"{'' if seeds == 1 else 's'} ({spread}); {run['starts'][0]['budget']} labels, {run['starts'][0]['steps']} steps a start; {run['lines']} test lines of "
-                 f"{run['documents']} documents, {100 * run['confidence']:g} % intervals clustered by document; data version `{result['data']['lines'][:12]}`. Sources: {sources}.")
+    lines.append(
+        f"`{result['command']}`: {result['figures']['minutes']['value']:.1f} minutes on {result['cores']} cores ({result['cpu']}), {seeds} seed"
+        f"{'' if seeds == 1 else 's'} ({spread}); {run['starts'][0]['budget']} labels, {run['starts'][0]['steps']} steps a start; {run['lines']} test lines of "
+        f"{run['documents']} documents, {100 * run['confidence']:g} % intervals clustered by document; data version `{result['data']['lines'][:12]}`. Sources: {sources}."
+    )
     return "\n".join(lines)
 
 
 def figure(result: dict[str, Any]) -> str:
     """All figures of a result, one a line."""
-    return "\n".join(f"- {name.replace('_', ' ')}: {row['value']:.2g} {row['unit']} [{row['spread'][0]:.2g}, {row['spread'][1]:.2g}]"
-                     + (f", goal {row['goal']:g}" if row["goal"] else "") for name, row in sorted(result["figures"].items())) + f"\n\nMade by `{result['command']}`."
+    return (
+        "\n".join(
+            f"- {name.replace('_', ' ')}: {row['value']:.2g} {row['unit']} [{row['spread'][0]:.2g}, {row['spread'][1]:.2g}]"
+            + (f", goal {row['goal']:g}" if row["goal"] else "")
+            for name, row in sorted(result["figures"].items())
+        )
+        + f"\n\nMade by `{result['command']}`."
+    )
 
 
 def _interval(cer: dict[str, float]) -> str:

@@ -14,12 +14,28 @@ FOLDER = Path(__file__).parent / "results"
 PACKAGES = ("maskocr", "torch", "pyarrow", "ray", "kfp", "mlflow", "dvc", "great-expectations")
 
 
-def save(name: str, *, command: str, figures: dict[str, dict[str, Any]], runs: list[Any], seeds: list[int] = (), data: dict[str, str] | None = None) -> Path:
+def save(
+    name: str,
+    *,
+    command: str,
+    figures: dict[str, dict[str, Any]],
+    runs: list[Any],
+    seeds: list[int] = (),
+    data: dict[str, str] | None = None,
+) -> Path:
     """Write `results/<name>.json`. A figure is {"value", "unit", "goal", "better": "higher" | "lower", "spread": [low, high]}."""
     content = {
-        "command": command, "commit": _commit(), "versions": {package: version(package) for package in PACKAGES},
-        "python": platform.python_version(), "cpu": _cpu(), "cores": os.cpu_count(), "threads": int(os.environ.get("OMP_NUM_THREADS", "1")),
-        "seeds": list(seeds), "data": data or {}, "figures": figures, "runs": runs,
+        "command": command,
+        "commit": _commit(),
+        "versions": {package: version(package) for package in PACKAGES},
+        "python": platform.python_version(),
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "threads": int(os.environ.get("OMP_NUM_THREADS", "1")),
+        "seeds": list(seeds),
+        "data": data or {},
+        "figures": figures,
+        "runs": runs,
     }
     FOLDER.mkdir(exist_ok=True)
     path = FOLDER / f"{name}.json"
@@ -32,7 +48,9 @@ def load(name: str) -> dict[str, Any]:
 
 
 def _commit() -> str:
-    return subprocess.run(["git", "-C", str(FOLDER.parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    return subprocess.run(
+        ["git", "-C", str(FOLDER.parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
 
 
 def _cpu() -> str:

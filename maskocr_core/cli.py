@@ -51,7 +51,7 @@ def main() -> None:
             )
         if error.errno == errno.EADDRINUSE:
             _fail(f"the port is in use ({error}): choose another", 1)
-        raise
+        _fail(f"{error} (a file is damaged or cannot be reached)", 1)
 
 
 def _fail(message: str, code: int) -> None:
@@ -172,7 +172,7 @@ def track(
     data: Annotated[str, typer.Option(help="Your lines, as `ingest` takes them.")],
     transfer: Annotated[str, typer.Option(help="Labelled lines of a related domain, or a trained recognizer.")] = "",
     remote: Annotated[
-        str, typer.Option(help="Where `dvc push` puts the data: a folder or s3://bucket/prefix.")
+        str, typer.Option(help="Where `dvc push` puts the data: s3://bucket/prefix, or a folder counted from FOLDER.")
     ] = "../dvc-remote",
     recipe: Recipe = "pilot",
     set: Overrides = [],  # noqa: B006

@@ -11,19 +11,19 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
 STEP = 8  # px of width of one step: patch, label and CTC frame alike (the authors' code: 8); a constant of the method
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Strict(), Field(ge=1)]  # strict: `true` is no number of steps
 Start = Literal["scratch", "transfer", "pretrained", "both"]
 
 
 class Section(BaseModel):
     """A group of knobs. Frozen; unknown fields are refused; the string under a field is its description everywhere."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Data(Section):
@@ -42,6 +42,14 @@ class Data(Section):
     shard_lines: Positive = 4096
     """Lines in one Parquet shard; at about 3 KB a line, 100,000 make the few large files that S3 and DVC like."""
 
+    @model_validator(mode="after")
+    def _something_is_left_to_train_on(self) -> Data:
+        if self.validation_share + self.test_share >= 1:
+            raise ValueError(
+                f"data.validation_share={self.validation_share} and data.test_share={self.test_share} leave nothing to train on"
+            )
+        return self
+
 
 class Quality(Section):
     max_refused: Probability = 0.2
@@ -49,9 +57,9 @@ class Quality(Section):
 
 
 class Fit(Section):
-    accept_kid_ratio: float = 3.0
+    accept_kid_ratio: Annotated[float, Field(gt=0.0)] = 3.0
     """A source is accepted up to this multiple of the worst KID between the target's own documents."""
-    reject_kid_ratio: float = 100.0
+    reject_kid_ratio: Annotated[float, Field(gt=0.0)] = 100.0
     """A source is rejected beyond this multiple."""
     seed: int = 0
     """Seed of sampling and bootstrap."""
@@ -122,13 +130,13 @@ class Training(Section):
 
 
 class Sweep(Section):
-    starts: tuple[Start, ...] = ("scratch", "transfer", "pretrained", "both")
+    starts: Annotated[tuple[Start, ...], Field(min_length=1)] = ("scratch", "transfer", "pretrained", "both")
     """Where fine-tuning starts from; `transfer` and `both` need `transfer_uri` and are left out without it."""
-    budgets: tuple[Positive, ...] = (1000,)
+    budgets: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1000,)
     """Numbers of labelled lines; smaller sets are nested in larger ones."""
-    learning_rates: tuple[Annotated[float, Field(gt=0.0)], ...] = (1e-3,)
+    learning_rates: Annotated[tuple[Annotated[float, Field(gt=0.0)], ...], Field(min_length=1)] = (1e-3,)
     """Peak learning rates tried for every start; the better one on validation is kept."""
-    seeds: tuple[int, ...] = (0,)
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     """One run for each seed, start, budget and learning rate."""
     steps: Annotated[int, Field(ge=4)] = 3000
     """Cap of fine-tuning steps, the same for every start."""
@@ -150,9 +158,9 @@ class Gate(Section):
 
 
 class Registry(Section):
-    model: str = "maskocr"
+    model: Annotated[str, Field(min_length=1)] = "maskocr"
     """Name of the registered model in MLflow."""
-    experiment: str = "maskocr"
+    experiment: Annotated[str, Field(min_length=1)] = "maskocr"
     """Name of the MLflow experiment."""
 
 
@@ -220,10 +228,10 @@ def load(recipe: str, overrides: list[str] | tuple[str, ...] = ()) -> Config:
         return Config.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(
-            f"{where + ': ' if where else ''}{first['msg']} (given: {first['input']!r})" if where else first["msg"]
-        ) from None
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "value_error":  # our own sentences name the fields
+            raise ValueError(message) from None
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {message} (given: {first['input']!r})") from None
 
 
 def _value(text: str) -> Any:

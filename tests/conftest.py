@@ -50,17 +50,29 @@ def raw(tmp_path_factory) -> Path:
     import numpy as np
 
     root = tmp_path_factory.mktemp("raw")
-    rendered.parquet(root / "target/train.parquet", rendered.rows(documents=20, lines=16, split="train", font="serif", seed=1))
-    rendered.parquet(root / "target/val.parquet", rendered.rows(documents=3, lines=8, split="val", font="serif", seed=2))
-    rendered.parquet(root / "target/test.parquet", rendered.rows(documents=5, lines=6, split="test", font="serif", seed=3))
-    rendered.parquet(root / "target/unlabeled.parquet", rendered.rows(documents=8, lines=16, split="unlabeled", font="serif", seed=4))
+    rendered.parquet(
+        root / "target/train.parquet", rendered.rows(documents=20, lines=16, split="train", font="serif", seed=1)
+    )
+    rendered.parquet(
+        root / "target/val.parquet", rendered.rows(documents=3, lines=8, split="val", font="serif", seed=2)
+    )
+    rendered.parquet(
+        root / "target/test.parquet", rendered.rows(documents=5, lines=6, split="test", font="serif", seed=3)
+    )
+    rendered.parquet(
+        root / "target/unlabeled.parquet", rendered.rows(documents=8, lines=16, split="unlabeled", font="serif", seed=4)
+    )
     noise = rendered.rows(documents=5, lines=10, split="unlabeled", source="noise", seed=5)
     random = np.random.default_rng(0)
     for row in noise:
         row["image"] = rendered.png(random.integers(0, 255, (row["height"], row["width"]), dtype=np.uint8))
     rendered.parquet(root / "target/unlabeled-noise.parquet", noise)
-    rendered.parquet(root / "transfer/train.parquet", rendered.rows(documents=6, lines=10, split="train", source="other", seed=6))
-    rendered.parquet(root / "transfer/val.parquet", rendered.rows(documents=2, lines=8, split="val", source="other", seed=7))
+    rendered.parquet(
+        root / "transfer/train.parquet", rendered.rows(documents=6, lines=10, split="train", source="other", seed=6)
+    )
+    rendered.parquet(
+        root / "transfer/val.parquet", rendered.rows(documents=2, lines=8, split="val", source="other", seed=7)
+    )
     return root
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 PORTS = 9  # in a row: S3, master, volume and filer with a gRPC port each, and the admin
+DEAD_ENDPOINT = "http://127.0.0.1:9"  # the port of `discard`: nobody listens there
 PATIENCE = 300  # attempts of a tenth of a second until the server takes an object
 
 
@@ -78,7 +79,7 @@ def seaweed(folder: Path) -> Iterator[S3]:
     identity = {
         "name": "tests",
         "credentials": [{"accessKey": server.access_key, "secretKey": server.secret_key}],
-        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+        "actions": ["Read", "Write", "List", "Tagging"],  # an Admin would make a bucket that is not there
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
@@ -87,8 +88,20 @@ def seaweed(folder: Path) -> Iterator[S3]:
         "master.port": base + 2, "master.port.grpc": base + 3, "volume.port": base + 4, "volume.port.grpc": base + 5,
         "filer.port": base + 6, "filer.port.grpc": base + 7, "admin.port": base + 8,
     }  # fmt: skip
-    command = [binary, "mini", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false"]
-    command += ["-admin.ui=false", "-webdav=false", f"-s3.config={folder / 's3.json'}", f"-bucket={','.join(server.buckets)}"]
+    command = [
+        binary,
+        "mini",
+        f"-dir={folder / 'data'}",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        "-master.telemetry=false",
+    ]
+    command += [
+        "-admin.ui=false",
+        "-webdav=false",
+        f"-s3.config={folder / 's3.json'}",
+        f"-bucket={','.join(server.buckets)}",
+    ]
     command += [f"-{name}={port}" for name, port in ports.items()]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
@@ -118,11 +131,6 @@ def free_ports(count: int) -> int:
                 continue
             return base
     raise RuntimeError(f"no {count} free ports in a row")
-
-
-def dead_endpoint() -> str:
-    """An address on which nobody listens."""
-    return f"http://127.0.0.1:{free_ports(1)}"
 
 
 def _await_a_put(server: S3, process: subprocess.Popen, log: Path) -> None:

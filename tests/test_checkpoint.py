@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from maskocr_core import artifacts
-from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Model
 from maskocr_core.model.codebook import Codebook
 from maskocr_core.model.recognizer import Recognizer

@@ -11,18 +11,29 @@ from kfp_server import Server
 
 def maskocr(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "maskocr_core.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "200"} | environment)
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "200"} | environment
+    )
 
 
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
-        (["ingest", "--recipe", "pilto", "--data-uri", ".", "--lines-out", "o"], "unknown recipe 'pilto', did you mean 'pilot'?"),
-        (["ingest", "--set", "data.hight=40", "--data-uri", ".", "--lines-out", "o"], "unknown field 'data.hight', did you mean 'height'?"),
+        (
+            ["ingest", "--recipe", "pilto", "--data-uri", ".", "--lines-out", "o"],
+            "unknown recipe 'pilto', did you mean 'pilot'?",
+        ),
+        (
+            ["ingest", "--set", "data.hight=40", "--data-uri", ".", "--lines-out", "o"],
+            "unknown field 'data.hight', did you mean 'height'?",
+        ),
         (["ingest", "--data-uri", "nowhere", "--lines-out", "o"], "nowhere: no such file or folder"),
         (["pilot", "--data", "nowhere"], "nowhere: no such file or folder"),
         (["pilot", "--set", "sweep.stps=3"], "unknown field 'sweep.stps', did you mean 'steps'?"),
-        (["submit", "nowhere.yaml", "--endpoint", "http://127.0.0.1:9"], "nowhere.yaml cannot be read as a compiled pipeline"),
+        (
+            ["submit", "nowhere.yaml", "--endpoint", "http://127.0.0.1:9"],
+            "nowhere.yaml cannot be read as a compiled pipeline",
+        ),
         (["submit", "nowhere.yaml"], "no endpoint: give --endpoint URL or set KFP_ENDPOINT"),
         (["read", "nowhere.png"], "nowhere.png: no such file or folder"),
     ],
@@ -70,9 +81,20 @@ def test_doctor_says_what_a_run_will_find():
 
 
 def test_doctor_fails_with_the_mend_for_each_thing_that_is_missing():
-    done = maskocr("doctor", "--endpoint", "http://127.0.0.1:9", "--data", "nowhere", RAY_ADDRESS="127.0.0.1:9", MLFLOW_TRACKING_URI="http://127.0.0.1:9",
-                   MASKOCR_STORE="s3://nobucket/x", AWS_ENDPOINT_URL="http://127.0.0.1:9", AWS_ACCESS_KEY_ID="a", AWS_SECRET_ACCESS_KEY="b",
-                   MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
+    done = maskocr(
+        "doctor",
+        "--endpoint",
+        "http://127.0.0.1:9",
+        "--data",
+        "nowhere",
+        RAY_ADDRESS="127.0.0.1:9",
+        MLFLOW_TRACKING_URI="http://127.0.0.1:9",
+        MASKOCR_STORE="s3://nobucket/x",
+        AWS_ENDPOINT_URL="http://127.0.0.1:9",
+        AWS_ACCESS_KEY_ID="a",
+        AWS_SECRET_ACCESS_KEY="b",
+        MLFLOW_HTTP_REQUEST_MAX_RETRIES="0",
+    )
     assert done.returncode == 1
     failed = {line.split()[1]: line for line in done.stdout.splitlines() if line.strip().startswith("FAIL")}
     assert set(failed) == {"Ray", "MLflow", "store", "data", "KFP"}

@@ -97,5 +97,4 @@ def test_hidden_labels_of_held_out_lines_are_guessed_better_than_by_their_freque
         right += accuracy * mask.sum().item()
         sizes += torch.bincount(objective.codebook.labels(batch.ink)[mask], minlength=16)
     accuracy, chance = right / sizes.sum().item(), (sizes.max() / sizes.sum()).item()
-    print(accuracy, chance)
     assert accuracy > chance + 0.05

@@ -2,6 +2,7 @@ import os
 import shutil
 import unicodedata
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -41,7 +42,7 @@ def pack(tmp_path):
 
 def ingest(data, *overrides, out="lines", transfer="") -> Artifact:
     settings = config.load("smoke", overrides)
-    folder = artifacts.Path(out).absolute()
+    folder = Path(out).absolute()
     stages.get("ingest")(settings, data_uri=str(data), transfer_uri=str(transfer), lines_out=folder)
     return Artifact(folder)
 
@@ -229,7 +230,12 @@ def test_splits_order_and_licence_that_the_data_bring_are_kept(pack):
 
 def test_a_split_may_be_named_by_the_file(pack):
     folder, rows = pack
-    for split, name in (("train", "train-00000"), ("val", "validation"), ("test", "test.a"), ("unlabeled", "Unlabelled")):
+    for split, name in (
+        ("train", "train-00000"),
+        ("val", "validation"),
+        ("test", "test.a"),
+        ("unlabeled", "Unlabelled"),
+    ):
         table = pa.Table.from_pylist([row for row in rows if row["split"] == split]).drop_columns(["split"])
         folder.mkdir(exist_ok=True)
         pq.write_table(table, folder / f"{name}.parquet")
@@ -239,7 +245,9 @@ def test_a_split_may_be_named_by_the_file(pack):
 @pytest.mark.parametrize("theirs", ["training", "Train", "TRAIN"])
 def test_other_names_of_splits_are_understood(pack, theirs):
     folder, rows = pack
-    rendered.parquet(folder / "a.parquet", [row | {"split": {"train": theirs}.get(row["split"], row["split"])} for row in rows])
+    rendered.parquet(
+        folder / "a.parquet", [row | {"split": {"train": theirs}.get(row["split"], row["split"])} for row in rows]
+    )
     assert ingest(folder).metrics["train"] == 6
 
 
@@ -277,7 +285,9 @@ def test_columns_of_other_names_are_found_by_the_map(pack):
     names = {"image": "bild", "page": "seite", "doc": "band", "text": "wort", "split": "teil"}
     folder.mkdir()
     pq.write_table(pa.Table.from_pylist(rows).rename_columns(names), folder / "a.parquet")
-    mapped = 'data.columns={"image": "bild", "page_id": "seite", "document_id": "band", "text": "wort", "split": "teil"}'
+    mapped = (
+        'data.columns={"image": "bild", "page_id": "seite", "document_id": "band", "text": "wort", "split": "teil"}'
+    )
     found = {row["line_id"]: row for row in rows_of(ingest(folder, mapped))}
     for row in rows:
         line = found[lines.line_id(row["image"])]
@@ -364,8 +374,9 @@ def test_nothing_is_left_at_the_output_when_ingest_fails(tmp_path):
 def test_transfer_lines_have_splits_of_their_own(pack, tmp_path):
     folder, rows = pack
     rendered.parquet(folder / "a.parquet", rows)
-    other = [row for seed, split in enumerate(("train", "val", "test", "unlabeled"))
-             for row in rendered.rows(documents=2, lines=2, split=split, source="other", seed=20 + seed)]  # fmt: skip
+    other = []
+    for seed, split in enumerate(("train", "val", "test", "unlabeled"), 20):
+        other += rendered.rows(documents=2, lines=2, split=split, source="other", seed=seed)
     rendered.parquet(tmp_path / "other/a.parquet", other)
     artifact = ingest(folder, transfer=tmp_path / "other")
     assert {row["source"] for row in rows_of(artifact, *LABELLED, "unlabeled")} == {"rendered"}
@@ -407,7 +418,13 @@ SPLITS = st.sampled_from([None, "train", "val", "validation", "dev", "test", "un
 def test_texts_and_splits_survive_the_way_into_the_schema(tmp_path_factory, drawn_rows):
     folder = tmp_path_factory.mktemp("round")
     rows = [
-        {"image": rendered.png(np.full((8, 9), number, np.uint8)), "page": "p", "doc": "d", "text": text, "split": split}
+        {
+            "image": rendered.png(np.full((8, 9), number, np.uint8)),
+            "page": "p",
+            "doc": "d",
+            "text": text,
+            "split": split,
+        }
         for number, (text, split) in enumerate(drawn_rows)
     ]
     schema = pa.schema([(name, pa.binary() if name == "image" else pa.string()) for name in rows[0]])

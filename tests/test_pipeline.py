@@ -17,12 +17,27 @@ PIPELINE = REPOSITORY / "pipelines" / "pretrain_finetune.yaml"
 
 
 def run(raw: Path, work: Path, *overrides: str, transfer: bool = True) -> subprocess.Popen:
-    command = [sys.executable, "-m", "maskocr_core.cli", "run", str(PIPELINE), f"data_uri={raw / 'target'}", "recipe=smoke",
-               f"overrides={json.dumps(['pretrain.workers=0', *overrides])}", "--root", str(work / "pipelines")]
+    command = [
+        sys.executable,
+        "-m",
+        "maskocr_core.cli",
+        "run",
+        str(PIPELINE),
+        f"data_uri={raw / 'target'}",
+        "recipe=smoke",
+        f"overrides={json.dumps(['pretrain.workers=0', *overrides])}",
+        "--root",
+        str(work / "pipelines"),
+    ]
     if transfer:
         command.append(f"transfer_uri={raw / 'transfer'}")
-    environment = os.environ | {"MASKOCR_WORK": str(work / "stages"), "MLFLOW_TRACKING_URI": f"sqlite:///{work / 'mlflow.db'}"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    environment = os.environ | {
+        "MASKOCR_WORK": str(work / "stages"),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{work / 'mlflow.db'}",
+    }
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
 
 
 def outputs(work: Path, name: str) -> list[Artifact]:
@@ -59,7 +74,10 @@ def test_a_second_run_reuses_finished_stages_and_registers_once_more(finished, r
     assert said.count("nothing it reads has changed, reused") == 7
     first, second = outputs(work, "evaluation_out")
     assert first.version == second.version
-    assert {artifact.read_json("registration.json")["version"] for artifact in outputs(work, "registration_out")} == {"1", "2"}
+    assert {artifact.read_json("registration.json")["version"] for artifact in outputs(work, "registration_out")} == {
+        "1",
+        "2",
+    }
 
 
 def test_a_run_killed_in_pretraining_resumes_there(raw, tmp_path):
@@ -93,4 +111,6 @@ def test_a_mistake_in_the_overrides_ends_in_one_sentence_that_names_the_task(raw
     said, _ = process.communicate()
     assert process.returncode == 1
     last = said.strip().splitlines()[-1]
-    assert last.startswith("maskocr: task ingest of pipeline pretrain-finetune failed: ValueError: unknown field 'pretrain.stepz', did you mean 'steps'?")
+    assert last.startswith(
+        "maskocr: task ingest of pipeline pretrain-finetune failed: ValueError: unknown field 'pretrain.stepz', did you mean 'steps'?"
+    )

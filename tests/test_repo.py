@@ -33,7 +33,9 @@ VENDORS = {
     "boto3": {"maskocr_core/services/storage.py"},
     "botocore": {"maskocr_core/services/storage.py"},
 }
-SOURCES = sorted(path for folder in ("maskocr_core", "components", "pipelines") for path in (REPOSITORY / folder).rglob("*.py"))
+SOURCES = sorted(
+    path for folder in ("maskocr_core", "components", "pipelines") for path in (REPOSITORY / folder).rglob("*.py")
+)
 
 
 def imports(path: Path, top_level_only: bool = False) -> set[str]:
@@ -58,12 +60,20 @@ def test_a_room_imports_only_the_rooms_that_its_arrows_point_to(room):
 
 @pytest.mark.parametrize("vendor", VENDORS)
 def test_a_vendor_has_one_importing_module(vendor):
-    importers = {str(path.relative_to(REPOSITORY)) for path in SOURCES if any(name.split(".")[0] == vendor for name in imports(path))}
+    importers = {
+        str(path.relative_to(REPOSITORY))
+        for path in SOURCES
+        if any(name.split(".")[0] == vendor for name in imports(path))
+    }
     assert importers == VENDORS[vendor]
 
 
 def test_only_components_and_pipelines_import_kfp():
-    importers = {path.relative_to(REPOSITORY).parts[0] for path in SOURCES if any(name.split(".")[0] in ("kfp", "kfp_server_api") for name in imports(path))}
+    importers = {
+        path.relative_to(REPOSITORY).parts[0]
+        for path in SOURCES
+        if any(name.split(".")[0] in ("kfp", "kfp_server_api") for name in imports(path))
+    }
     assert importers == {"components", "pipelines"}
 
 
@@ -96,7 +106,11 @@ def test_a_component_mirrors_its_stage_and_holds_no_logic(name):
     stage = list(inspect.signature(stages.get(name)).parameters)
     assert stage[0] == "config"
     assert set(component) == {"recipe", "overrides", "metrics", *stage[1:]}
-    call = next(node for node in ast.walk(function) if isinstance(node, ast.Call) and any(word.arg in stage for word in node.keywords))
+    call = next(
+        node
+        for node in ast.walk(function)
+        if isinstance(node, ast.Call) and any(word.arg in stage for word in node.keywords)
+    )
     assert {word.arg for word in call.keywords} == set(stage[1:])
 
 
@@ -107,7 +121,9 @@ def test_a_stage_has_config_then_keyword_only_paths_each_described(name):
     assert parameters[0].name == "config"
     assert all(parameter.kind is inspect.Parameter.KEYWORD_ONLY for parameter in parameters[1:])
     for parameter in parameters[1:]:
-        assert re.search(rf"^{parameter.name}: \S", inspect.getdoc(stage), re.MULTILINE), f"{name} does not describe {parameter.name}"
+        assert re.search(rf"^{parameter.name}: \S", inspect.getdoc(stage), re.MULTILINE), (
+            f"{name} does not describe {parameter.name}"
+        )
 
 
 @pytest.mark.parametrize("name", stages.NAMES)
@@ -118,7 +134,10 @@ def test_the_command_line_has_a_flag_for_every_parameter_of_a_stage(name):
 
     command = typer.main.get_command(cli.app).commands[name]
     flags = {option for parameter in command.params for option in parameter.opts}
-    assert flags >= {cli.flag(parameter) for parameter in list(inspect.signature(stages.get(name)).parameters)[1:]} | {"--recipe", "--set"}
+    assert flags >= {cli.flag(parameter) for parameter in list(inspect.signature(stages.get(name)).parameters)[1:]} | {
+        "--recipe",
+        "--set",
+    }
 
 
 def test_dvc_runs_the_data_stages_with_the_flags_and_paths_of_their_signatures():
@@ -128,7 +147,11 @@ def test_dvc_runs_the_data_stages_with_the_flags_and_paths_of_their_signatures()
         parameters = list(inspect.signature(stages.get(name)).parameters)[1:]
         words = shlex.split(entry["cmd"])
         assert words[:2] == ["maskocr", name]
-        given = {word.removeprefix("--").replace("-", "_"): value for word, value in zip(words, words[1:]) if word.startswith("--") and word != "--recipe"}
+        given = {
+            word.removeprefix("--").replace("-", "_"): value
+            for word, value in zip(words, words[1:])
+            if word.startswith("--") and word != "--recipe"
+        }
         assert set(given) == set(parameters)
         assert [given[parameter] for parameter in parameters if parameter.endswith("_out")] == entry["outs"]
         assert sorted(given[p] for p in parameters if not p.endswith(("_out", "_uri"))) == sorted(entry.get("deps", []))
@@ -140,7 +163,9 @@ def test_the_compiled_pipelines_are_current(tmp_path):
 
     for path in compilation.compile_all(tmp_path):
         committed = REPOSITORY / "pipelines" / path.name
-        assert committed.read_text() == path.read_text(), f"{committed.name} is stale: run `make pipelines` and commit it"
+        assert committed.read_text() == path.read_text(), (
+            f"{committed.name} is stale: run `make pipelines` and commit it"
+        )
 
 
 def test_the_image_tag_is_the_version():
@@ -166,8 +191,16 @@ def test_the_lock_pins_everything_that_pyproject_asks_for_and_names_no_local_bui
     from packaging.utils import canonicalize_name
 
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    asked = [Requirement(text) for text in project["dependencies"] + [text for extra in project["optional-dependencies"].values() for text in extra]]
-    lines = [line for line in (REPOSITORY / "requirements.lock").read_text().splitlines() if line and not line.startswith("#")]
+    asked = [
+        Requirement(text)
+        for text in project["dependencies"]
+        + [text for extra in project["optional-dependencies"].values() for text in extra]
+    ]
+    lines = [
+        line
+        for line in (REPOSITORY / "requirements.lock").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
     assert all(re.fullmatch(r"[\w.\-]+==[\w.\-!]+", line) for line in lines), [line for line in lines if "+" in line]
     locked = {canonicalize_name(line.split("==")[0]): line.split("==")[1] for line in lines}
     for requirement in asked:
@@ -209,7 +242,9 @@ def test_the_commands_of_the_readme_parse():
                 assert words[1] in targets, line
             elif program == "maskocr":
                 command = commands[words[1]]
-                known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+                known = {
+                    option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
+                }
                 assert {word.split("=")[0] for word in words[2:] if word.startswith("--")} <= known, line
     assert {"make", "maskocr", "kfp"} <= seen
 
@@ -217,7 +252,9 @@ def test_the_commands_of_the_readme_parse():
 def test_the_generated_tables_of_the_readme_are_current():
     from benchmarks import readme
 
-    assert readme.render((REPOSITORY / "README.md").read_text()) == (REPOSITORY / "README.md").read_text(), "run `python benchmarks/readme.py` and commit README.md"
+    assert readme.render((REPOSITORY / "README.md").read_text()) == (REPOSITORY / "README.md").read_text(), (
+        "run `python benchmarks/readme.py` and commit README.md"
+    )
 
 
 def test_every_module_can_be_imported_without_side_effects_on_the_environment():

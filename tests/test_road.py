@@ -6,7 +6,16 @@ from maskocr_core.artifacts import Artifact
 
 
 def test_every_stage_leaves_an_artifact_that_says_what_it_holds(road):
-    for name in ("lines", "validation", "selection", "codebook", "encoder", "recognizers", "evaluation", "registration"):
+    for name in (
+        "lines",
+        "validation",
+        "selection",
+        "codebook",
+        "encoder",
+        "recognizers",
+        "evaluation",
+        "registration",
+    ):
         artifact = Artifact(road[name])
         assert artifact.manifest["kind"] == name
         assert artifact.names() and len(artifact.version) == 64

@@ -77,8 +77,13 @@ def test_a_full_disk_says_so_and_leaves_nothing_half_written(raw, tmp_path):
     script = f"mount -t tmpfs -o size=600k tmpfs {room} && cd {room} && {sys.executable} -m maskocr_core.cli ingest --recipe smoke --data-uri {raw / 'target'} --lines-out {room / 'lines'}; code=$?; ls -A {room}; exit $code"
     if subprocess.run(["unshare", "-Urm", "true"], capture_output=True, check=False).returncode:
         pytest.skip("this machine allows no mount namespace")
-    done = subprocess.run(["unshare", "-Urm", "bash", "-c", script], capture_output=True, text=True, check=False,
-                          env=os.environ | {"MASKOCR_WORK": str(room / "stages")})
+    done = subprocess.run(
+        ["unshare", "-Urm", "bash", "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"MASKOCR_WORK": str(room / "stages")},
+    )
     assert done.returncode == 1
     assert "the disk is full" in done.stderr and "Traceback" not in done.stderr
     assert "lines" not in done.stdout.split()
@@ -127,7 +132,9 @@ def _pretrain(root: Path, output: Path, work: Path, **options) -> subprocess.Pop
     command += [part for override in LONG for part in ("--set", override)]
     for name in ("lines", "selection", "codebook"):
         command += [f"--{name}", str(root / name)]
-    return subprocess.Popen([*command, "--encoder-out", str(output)], env=os.environ | {"MASKOCR_WORK": str(work)}, **options)
+    return subprocess.Popen(
+        [*command, "--encoder-out", str(output)], env=os.environ | {"MASKOCR_WORK": str(work)}, **options
+    )
 
 
 def _kill_after_a_checkpoint(process: subprocess.Popen, work: Path) -> None:

@@ -1,9 +1,10 @@
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import rendered
-from servers import dead_endpoint, seaweed
+from servers import DEAD_ENDPOINT, seaweed
 
 from maskocr_core import config, stages
 from maskocr_core.artifacts import Artifact
@@ -24,9 +25,16 @@ def s3(tmp_path_factory):
 @pytest.fixture
 def at_s3(s3, monkeypatch):
     """The server, and an environment that leads to it."""
-    for name, value in s3.env.items():
-        monkeypatch.setenv(name, value)
+    lead(monkeypatch, s3.env)
     return s3
+
+
+def lead(monkeypatch, changes) -> None:
+    """Change the environment for clients to come: boto3 keeps the keys it saw first, and waits between its attempts."""
+    for name, value in changes.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda self, context: 0)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +48,7 @@ def folder(tmp_path_factory):
 
 
 def ingest(data, out="lines") -> Artifact:
-    place = storage.Path(out).absolute()
+    place = Path(out).absolute()
     stages.get("ingest")(config.load("smoke"), data_uri=str(data), lines_out=place)
     return Artifact(place)
 
@@ -172,7 +180,12 @@ def test_with_a_store_the_big_files_lie_there_and_every_stage_reads_them(at_s3, 
     }
     left = [path for place in ("there", "other-stages") for path in (tmp_path / place).rglob("*.*")]
     assert left and not [path for path in left if path.suffix in (".parquet", ".safetensors")]
-    stored = {entry["uri"]: entry["sha256"] for artifact in there.values() for entry in artifact.manifest["files"] if "uri" in entry}
+    stored = {
+        entry["uri"]: entry["sha256"]
+        for artifact in there.values()
+        for entry in artifact.manifest["files"]
+        if "uri" in entry
+    }
     assert {f"s3://other-bucket/{key}" for key in at_s3.keys("other-bucket", "store/")} == set(stored)
     for uri, digest in stored.items():
         assert uri.startswith(f"s3://other-bucket/store/{digest[:2]}/{digest}")
@@ -185,7 +198,7 @@ def test_with_a_store_the_big_files_lie_there_and_every_stage_reads_them(at_s3, 
 def test_an_artifact_whose_files_lie_in_the_store_may_be_moved(at_s3, folder, monkeypatch, tmp_path):
     monkeypatch.setenv("MASKOCR_STORE", "s3://other-bucket/moved")
     artifact = ingest(folder)
-    moved = Artifact(storage.Path(shutil.copytree(artifact.folder, tmp_path / "elsewhere")))
+    moved = Artifact(Path(shutil.copytree(artifact.folder, tmp_path / "elsewhere")))
     shutil.rmtree(artifact.folder)
     assert lines.index(moved, "train").num_rows == 24
 
@@ -215,7 +228,7 @@ WRONG = {
     "a bucket that is not there": ({}, "s3://no-such-bucket/x"),
     "a wrong secret": ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "s3://lines-bucket/x"),
     "an unknown key": ({"AWS_ACCESS_KEY_ID": "nobody"}, "s3://lines-bucket/x"),
-    "an endpoint where nobody listens": ({"AWS_ENDPOINT_URL": dead_endpoint()}, "s3://lines-bucket/x"),
+    "an endpoint where nobody listens": ({"AWS_ENDPOINT_URL": DEAD_ENDPOINT}, "s3://lines-bucket/x"),
 }
 
 
@@ -223,8 +236,7 @@ WRONG = {
 @pytest.mark.parametrize("wrong", WRONG)
 def test_data_that_cannot_be_reached_are_named_in_one_sentence(at_s3, monkeypatch, wrong):
     changes, uri = WRONG[wrong]
-    for name, value in changes.items():
-        monkeypatch.setenv(name, value)
+    lead(monkeypatch, changes)
     with pytest.raises(ValueError) as error:
         ingest(uri)
     message = one_sentence(error)
@@ -235,8 +247,7 @@ def test_data_that_cannot_be_reached_are_named_in_one_sentence(at_s3, monkeypatc
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_store_that_cannot_be_reached_is_named_in_one_sentence(at_s3, folder, monkeypatch, tmp_path, wrong):
     changes, uri = WRONG[wrong]
-    for name, value in changes.items():
-        monkeypatch.setenv(name, value)
+    lead(monkeypatch, changes)
     monkeypatch.setenv("MASKOCR_STORE", uri)
     with pytest.raises(ValueError) as error:
         ingest(folder)
@@ -250,8 +261,7 @@ def test_a_store_that_cannot_be_reached_is_named_in_one_sentence(at_s3, folder, 
 def test_a_bucket_can_be_checked_before_it_is_needed(at_s3, monkeypatch, wrong):
     storage.check_bucket("s3://lines-bucket/x")
     changes, uri = WRONG[wrong]
-    for name, value in changes.items():
-        monkeypatch.setenv(name, value)
+    lead(monkeypatch, changes)
     with pytest.raises(ValueError, match="does not answer") as error:
         storage.check_bucket(uri)
     one_sentence(error)

@@ -50,7 +50,9 @@ def test_one_parent_run_has_one_summary_run_a_start(tracked, registration, road)
 def test_the_data_version_that_a_run_used_and_its_report_are_on_the_parent(tracked, registration, road):
     parent = tracked.get_run(registration["parent_run"])
     assert parent.data.tags["version.lines"] == Artifact(road["lines"]).version == parent.data.tags["data_version"]
-    assert {"report.html", "report.png", "summary.json"} <= {file.path for file in tracked.list_artifacts(parent.info.run_id)}
+    assert {"report.html", "report.png", "summary.json"} <= {
+        file.path for file in tracked.list_artifacts(parent.info.run_id)
+    }
 
 
 def test_training_logs_its_progress_on_the_parent(tracked, registration):
@@ -114,7 +116,9 @@ def test_a_champion_is_read_again_on_the_same_lines_and_decides_the_verdict(road
     assert same[0] == same[1]
 
 
-def test_read_prints_the_text_with_the_champion_else_the_challenger_else_a_folder_and_says_which(road, tracked, tmp_path):
+def test_read_prints_the_text_with_the_champion_else_the_challenger_else_a_folder_and_says_which(
+    road, tracked, tmp_path
+):
     registration = Artifact(road["registration"]).read_json("registration.json")
     image = tmp_path / "line.png"
     table = lines.index(Artifact(road["lines"]), "test")
@@ -145,7 +149,10 @@ def test_read_without_any_model_says_what_to_do(tmp_path):
     command = [sys.executable, "-m", "maskocr_core.cli", "read", str(tmp_path / "line.png")]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
     assert done.returncode == 2
-    assert "has neither a champion nor a challenger of 'maskocr': run the pipeline first, or give --model FOLDER" in done.stderr
+    assert (
+        "has neither a champion nor a challenger of 'maskocr': run the pipeline first, or give --model FOLDER"
+        in done.stderr
+    )
 
 
 def test_an_unreachable_tracking_server_is_said_in_one_sentence(road, raw, smoke, tmp_path, monkeypatch):
@@ -155,7 +162,9 @@ def test_an_unreachable_tracking_server_is_said_in_one_sentence(road, raw, smoke
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     for cached in (tracking._client, tracking._parent, tracking._experiment):
         cached.cache_clear()
-    with pytest.raises(ValueError, match="MLflow at http://127.0.0.1:9 does not answer.*start it, or set MLFLOW_TRACKING_URI"):
+    with pytest.raises(
+        ValueError, match="MLflow at http://127.0.0.1:9 does not answer.*start it, or set MLFLOW_TRACKING_URI"
+    ):
         run_stage("register", smoke, raw, road["root"], registration_out=tmp_path / "out")
     for cached in (tracking._client, tracking._parent, tracking._experiment):
         cached.cache_clear()

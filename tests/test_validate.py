@@ -87,7 +87,9 @@ def test_a_quarantined_line_is_never_selected(spoiled):
     root, bad = spoiled
     selected = set(schema.read_table(Artifact(root / "selection"), "selection.parquet")["line_id"].to_pylist())
     everything = {
-        identity for split in schema.SPLITS for identity in schema.index(Artifact(root / "lines"), split)["line_id"].to_pylist()
+        identity
+        for split in schema.SPLITS
+        for identity in schema.index(Artifact(root / "lines"), split)["line_id"].to_pylist()
     }
     assert set(bad) <= everything and selected == everything - set(bad)
 

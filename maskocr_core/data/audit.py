@@ -10,6 +10,9 @@ from maskocr_core.data import images, lines, quality
 from maskocr_core.progress import Progress
 
 LABELLED = ("train", "val", "test")
+COMMON_HEIGHT = (
+    48  # px to which widths are brought before they are compared, so that limits hold for scans of any resolution
+)
 
 
 def measure(artifact: Artifact) -> pd.DataFrame:
@@ -28,7 +31,7 @@ def measure(artifact: Artifact) -> pd.DataFrame:
             progress.update(len(rows))
     frame = pd.DataFrame(rows)
     frame["characters"] = frame["text"].str.len()
-    frame["pixels_per_character"] = frame["width"] * 48 / frame["height"] / frame["characters"]
+    frame["pixels_per_character"] = frame["width"] * COMMON_HEIGHT / frame["height"] / frame["characters"]
     return frame.drop(columns=["order", "license", "text"])
 
 

@@ -21,11 +21,10 @@ def sample(valid_BL: Tensor, probability: float, span: int) -> Tensor:
 
     A run starts at each step with the probability at which the share of masked steps comes out as `probability`.
     """
-    starts = torch.rand(valid_BL.shape, device=valid_BL.device) < 1.0 - (1.0 - probability) ** (1.0 / span)
-    mask = starts.clone()
-    for shift in range(1, span):
-        mask[:, shift:] |= starts[:, :-shift]
-    return mask & valid_BL
+    B, L = valid_BL.shape
+    # Runs may begin before the line, or its first steps would be hidden less often than the others.
+    starts = torch.rand((B, L + span - 1), device=valid_BL.device) < 1.0 - (1.0 - probability) ** (1.0 / span)
+    return starts.unfold(1, span, 1).any(-1) & valid_BL
 
 
 def hide(ink: Tensor, mask_BL: Tensor) -> Tensor:

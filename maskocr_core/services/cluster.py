@@ -82,24 +82,37 @@ def data_parallel(
     Raises RuntimeError with the worker's own message if one fails: run the stage again and it goes on from its checkpoint.
     """
 
-    def worker() -> dict[str, float]:
-        import torch
-        from ray import train
-
-        torch.set_num_threads(1)
-        context = train.get_context()
-        return function(context.get_world_rank(), context.get_world_size(), *arguments)
-
     with connected(cpus=workers) as ray:
         from ray.train import RunConfig, ScalingConfig
+        from ray.train.backend import Backend
         from ray.train.torch import TorchConfig, TorchTrainer
 
+        class MeetingOverAFile(TorchConfig):
+            """Leaves the meeting of the workers to themselves."""
+
+            backend_cls = Backend
+
         gpus = ray.cluster_resources().get("GPU", 0) >= workers
+        backend = "nccl" if gpus else "gloo"
+        # On this machine workers meet over a file: the store that torch opens for a meeting listens on every interface.
+        local = not os.environ.get("RAY_ADDRESS")
         with tempfile.TemporaryDirectory(prefix="maskocr-train-") as storage:
+
+            def worker() -> dict[str, float]:
+                import torch
+                from ray import train
+
+                torch.set_num_threads(1)
+                rank, world = train.get_context().get_world_rank(), train.get_context().get_world_size()
+                if local:
+                    meeting = f"file://{storage}/meeting"
+                    torch.distributed.init_process_group(backend, init_method=meeting, rank=rank, world_size=world)
+                return function(rank, world, *arguments)
+
             trainer = TorchTrainer(
                 worker,
                 scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus),
-                torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+                torch_config=(MeetingOverAFile if local else TorchConfig)(backend=backend),
                 run_config=RunConfig(name="attempt", storage_path=storage),
             )
             try:

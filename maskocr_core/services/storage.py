@@ -9,9 +9,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+_MEND = "check the bucket's name, AWS_ENDPOINT_URL and the AWS_* keys"
 
 
 @dataclass(frozen=True)
@@ -48,18 +51,23 @@ def fingerprint(uri: str) -> str:
 
 
 def open_input(uri: str) -> Any:
-    """A seekable binary file for `uri` that reads only the ranges asked for (a pyarrow NativeFile)."""
+    """A seekable binary file for `uri` that reads only the ranges asked for (a pyarrow NativeFile).
+
+    Raises ValueError if it cannot be opened.
+    """
     import pyarrow as pa
 
-    if is_remote(uri):
-        return _file_system().open_input_file(uri.removeprefix("s3://"))
-    return pa.OSFile(uri)
+    try:
+        return _file_system().open_input_file(uri.removeprefix("s3://")) if is_remote(uri) else pa.OSFile(uri)
+    except OSError as error:
+        raise ValueError(f"{uri}: cannot be opened ({error}); {_MEND if is_remote(uri) else 'bring it back'}") from None
 
 
 def upload(path: Path, uri: str) -> None:
     """Copy a local file to `s3://…`; S3 makes an object visible only when it is whole."""
     bucket, key = _bucket_and_key(uri)
-    _client().upload_file(str(path), bucket, key)
+    with _explained(uri, "written"):
+        _client().upload_file(str(path), bucket, key)
 
 
 def exists(uri: str) -> bool:
@@ -69,12 +77,13 @@ def exists(uri: str) -> bool:
     from botocore.exceptions import ClientError
 
     bucket, key = _bucket_and_key(uri)
-    try:
-        _client().head_object(Bucket=bucket, Key=key)
-    except ClientError as error:
-        if error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound"):
-            return False
-        raise
+    with _explained(uri, "looked up"):
+        try:
+            _client().head_object(Bucket=bucket, Key=key)
+        except ClientError as error:
+            if error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound"):
+                return False
+            raise
     return True
 
 
@@ -105,20 +114,27 @@ def _local_files(root: Path) -> Iterator[File]:
 
 
 def _s3_files(uri: str) -> Iterator[File]:
-    from botocore.exceptions import BotoCoreError, ClientError
-
     bucket, prefix = _bucket_and_key(uri)
     base = prefix.rstrip("/") + "/" if prefix else ""
-    try:
+    with _explained(uri, "listed"):
         for page in _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
             for item in page.get("Contents", ()):
-                if item["Key"] == prefix or item["Key"].startswith(base):
-                    name = item["Key"].removeprefix(base) or item["Key"].rpartition("/")[2]
-                    yield File(f"s3://{bucket}/{item['Key']}", name, item["Size"], item["ETag"])
-    except (ClientError, BotoCoreError) as error:
-        raise ValueError(
-            f"{uri}: cannot be listed ({error}); check the bucket's name, AWS_ENDPOINT_URL and the AWS_* keys"
-        ) from None
+                key = item["Key"]
+                if key == prefix or key.startswith(base):
+                    name = key.removeprefix(base) if key.startswith(base) else key.rpartition("/")[2]
+                    yield File(f"s3://{bucket}/{key}", name, item["Size"], item["ETag"])
+
+
+@contextmanager
+def _explained(uri: str, verb: str) -> Iterator[None]:
+    """An error of S3 as a ValueError of one sentence with the mend."""
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except (ClientError, BotoCoreError, Boto3Error) as error:
+        raise ValueError(f"{uri}: cannot be {verb} ({error}); {_MEND}") from None
 
 
 def _bucket_and_key(uri: str) -> tuple[str, str]:

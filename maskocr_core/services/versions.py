@@ -33,7 +33,7 @@ def track(
     """Make `folder` a git and DVC repository for this data, or bring its dvc.yaml and params.yaml up to date.
 
     code: digest of each data stage's sources, which DVC cannot see. remote: where `dvc push` puts the data, a folder or
-    s3://bucket/prefix. Raises ValueError without a checkout of maskocr, where dvc.yaml lies.
+    s3://bucket/prefix; a relative one counts from `folder`. Raises ValueError without a checkout of maskocr, where dvc.yaml lies.
     """
     if not DEFINITION.is_file():
         raise ValueError(f"{DEFINITION} is missing: versioning data needs a checkout of maskocr, not only its package")
@@ -44,18 +44,22 @@ def track(
         dvc(["init", "--quiet"], folder)
         dvc(["config", "core.analytics", "false"], folder)
         dvc(["config", "core.check_update", "false"], folder)
+        dvc(["config", "core.autostage", "true"], folder)
     dvc(["remote", "add", "--quiet", "--force", "--default", "store", remote], folder)
     if os.environ.get("AWS_ENDPOINT_URL") and storage.is_remote(remote):
         dvc(["remote", "modify", "store", "endpointurl", os.environ["AWS_ENDPOINT_URL"]], folder)
     shutil.copyfile(DEFINITION, folder / "dvc.yaml")
+    ignored = folder / ".gitignore"
+    if "/work/" not in (lines := ignored.read_text().splitlines() if ignored.is_file() else []):
+        ignored.write_text("\n".join([*lines, "/work/"]) + "\n")  # where stages called by DVC keep unfinished work
     fingerprint = [
         storage.fingerprint(uri) for uri in (data_uri, transfer_uri) if uri and not uri.startswith("models:/")
     ]
     params = {
         "recipe": recipe,
         "flags": " ".join(f"--set {shlex.quote(override)}" for override in overrides),
-        "data_uri": _absolute(data_uri),
-        "transfer_uri": _absolute(transfer_uri) or "''",
+        "data_uri": shlex.quote(_absolute(data_uri)),  # quoted, as they stand in a command of dvc.yaml
+        "transfer_uri": shlex.quote(_absolute(transfer_uri)),
         "fingerprint": fingerprint,
         "code": code,
     }

@@ -56,7 +56,7 @@ def evaluate(
         "lines": len(test_lines),
         "confidence": config.gate.confidence,
         "starts": [reading.with_costs(row, runs) for row in rows],
-        "examples": reading.examples(test_lines, readings),
+        "examples": reading.examples(test_lines, readings, candidate),
         "fit": Artifact(selection).read_json("verdicts.json"),
         "notes": reading.notes(Artifact(lines), runs),
     }

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -65,18 +66,7 @@ def fit(
         batch = next(stream)
         # Masks, offsets and dropout of a step depend on the step alone: that makes a resumed run equal an uninterrupted one.
         torch.manual_seed(training.seed * 1_000_003 + step * 64 + place.rank)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, training)
-        loss, now = model(batch, step / training.steps)
-        if not torch.isfinite(loss):
-            raise ValueError(
-                f"the loss is {loss.item()} at step {step} (lines {', '.join(batch.line_ids[:4])} …); "
-                f"the last good checkpoint is in {checkpoints.folder}: lower the learning rate and run again"
-            )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(objective.parameters(), training.clip)
-        optimizer.step()
+        now = _update(model, batch, step, optimizer, training, checkpoints.folder)
         window.add(now)
         lines += len(batch.line_ids) * place.world
         done = step + 1
@@ -90,11 +80,37 @@ def fit(
             if place.rank == 0:
                 log(done, figures)
         if place.rank == 0 and (done % training.checkpoint_every == 0 or done == training.steps):
+            paused = time.monotonic()
             after(done)
+            since += time.monotonic() - paused  # validation is no part of the speed of training
             objective.train()
             figures["cpu_seconds"] = spent + (time.process_time() - began) * place.world
             checkpoints.save(done, objective, optimizer, figures | {"window": window.state()})
     return {**figures, "resumed_at": float(first)}
+
+
+def _update(
+    model: nn.Module,
+    batch: Batch,
+    step: int,
+    optimizer: torch.optim.Optimizer,
+    training: Training,
+    last_good: Path,
+) -> dict[str, torch.Tensor]:
+    """One optimiser step; refuses a loss or a gradient that is not finite before it reaches the weights."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(step, training)
+    loss, figures = model(batch, step / training.steps)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), training.clip)
+    if not torch.isfinite(norm):
+        raise ValueError(
+            f"the loss is {loss.item()} and its gradient {norm.item()} at step {step} (lines {', '.join(batch.line_ids[:4])} …); "
+            f"the last good checkpoint is in {last_good}: lower the learning rate and run again"
+        )
+    optimizer.step()
+    return figures
 
 
 class Window:

@@ -28,7 +28,6 @@ PREDICTIONS = pa.schema(
         ("characters", pa.int32()),
     ]
 )
-EXAMPLES = 3
 
 
 def read_with(folder: Path, source: Lines, what: str) -> list[str]:
@@ -90,14 +89,16 @@ def with_costs(row: dict[str, Any], runs: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def examples(source: Lines, readings: list[Readings]) -> list[dict[str, Any]]:
-    """Lines with their image and what every start read: the worst, the median and the best line of the first start's errors."""
-    errors = metrics.line_errors(source.texts, readings[-1].by_mark["all"][0])
-    order = sorted(
-        range(len(source)),
-        key=lambda place: (errors.edits[place] / max(1, errors.characters[place]), source.line_ids[place]),
-    )
-    places = [order[round(share * (len(order) - 1))] for share in (0.1, 0.5, 0.9)][:EXAMPLES]
+def examples(source: Lines, readings: list[Readings], candidate: str) -> list[dict[str, Any]]:
+    """Three lines, with their image and what every start read: easy, typical and hard for the candidate.
+
+    They stand at a tenth, a half and nine tenths of the lines in the order of the candidate's CER.
+    """
+    texts = next(reading for reading in readings if reading.start == candidate).by_mark["all"][0]
+    errors = metrics.line_errors(source.texts, texts)
+    rates = errors.edits / errors.characters.clip(min=1)
+    order = sorted(range(len(source)), key=lambda place: (rates[place], source.line_ids[place]))
+    places = [order[round(share * (len(order) - 1))] for share in (0.1, 0.5, 0.9)]
     return [
         {
             "reference": source.texts[place],

@@ -5,11 +5,13 @@ DATA ?= sample/target
 TRANSFER ?= sample/transfer
 # Where pip would pull the CUDA build of torch: make pilot PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 PIP_FLAGS ?=
+# More of `maskocr pilot --help`, such as PILOT_FLAGS="--set pretrain.steps=2000"
+PILOT_FLAGS ?=
 
 .PHONY: pilot test pipelines lock lint
 
 pilot: .venv/ready
-	$(BIN)/maskocr pilot --data $(DATA) --transfer $(TRANSFER)
+	$(BIN)/maskocr pilot --data "$(DATA)" --transfer "$(TRANSFER)" $(PILOT_FLAGS)
 
 test: .venv/ready
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)

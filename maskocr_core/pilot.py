@@ -51,7 +51,8 @@ def travel(data: str, transfer: str, recipe: str, overrides: list[str], work: Pa
     )
     commit = versions.reproduce(work / "data")
     minutes = (time.monotonic() - began) / 60
-    command = f"make pilot DATA={data} TRANSFER={transfer}" + "".join(f" --set {override}" for override in overrides)
+    flags = " ".join(f"--set '{override}'" for override in overrides)
+    command = f"make pilot DATA={data} TRANSFER={transfer}" + (f' PILOT_FLAGS="{flags}"' if flags else "")
     artifacts.write_json(
         work / "pipelines" / name / "pilot.json",
         {"command": command, "minutes": minutes, "seeds": list(settings.sweep.seeds), "recipe": recipe},

@@ -6,6 +6,7 @@ import hashlib
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -49,6 +50,11 @@ def read(uri: str, data: Data) -> Iterator[dict[str, Any] | Refused]:
     if any(file.name.lower().endswith(images.SUFFIXES) for file in found):
         return _pairs(uri, found)
     raise ValueError(f"{uri}: holds neither Parquet files nor line images ({', '.join(images.SUFFIXES)})")
+
+
+def is_model(transfer_uri: str) -> bool:
+    """Whether a `transfer_uri` names a trained recogniser rather than labelled lines."""
+    return transfer_uri.startswith("models:/") or (Path(transfer_uri) / "recognizer.safetensors").is_file()
 
 
 def split_of(unit: str, labelled: bool, data: Data) -> str:

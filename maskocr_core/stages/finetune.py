@@ -23,6 +23,7 @@ def finetune(
     from maskocr_core import artifacts
     from maskocr_core.artifacts import Artifact
     from maskocr_core.data import lines as schema
+    from maskocr_core.data import readers
     from maskocr_core.training import sweep
 
     code = code_version("finetune")
@@ -31,15 +32,16 @@ def finetune(
     def carry_out(runs: list) -> list[dict]:
         return sweep.carry_out(runs, config, lines, selection, home, code)
 
-    has_transfer_lines = schema.index(Artifact(lines), "transfer-train").num_rows > 0
-    starts = sweep.possible_starts(config.sweep.starts, has_transfer_lines, transfer_uri)
+    given = readers.is_model(transfer_uri)
+    has_transfer_lines = not given and schema.index(Artifact(lines), "transfer-train").num_rows > 0
+    starts = sweep.possible_starts(config.sweep.starts, has_transfer_lines, given)
     bases = sweep.transfer_runs(starts, config, encoder) if has_transfer_lines else []
     based = carry_out(bases)
     recognizers = {
         run.name.removesuffix(" base"): home / run.key(config, Artifact(lines), Artifact(selection), code) / "all"
         for run in bases
     }
-    if not has_transfer_lines and "transfer" in starts:
+    if given and "transfer" in starts:
         recognizers["transfer"] = sweep.given_recognizer(transfer_uri)
     runs = sweep.runs(starts, config, encoder, recognizers)
     results = carry_out(runs)

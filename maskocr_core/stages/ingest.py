@@ -24,7 +24,9 @@ def ingest(config: Config, *, data_uri: str, transfer_uri: str = "", lines_out: 
     refused: list[readers.Refused] = []
     counts: Counter[str] = Counter()
     first_seen: dict[str, str] = {}
-    sources = [("", data_uri)] + ([("transfer-", transfer_uri)] if transfer_uri and not is_model(transfer_uri) else [])
+    sources = [("", data_uri)] + (
+        [("transfer-", transfer_uri)] if transfer_uri and not readers.is_model(transfer_uri) else []
+    )
     progress = Progress("ingest")
     for prefix, uri in sources:
         for row in readers.read(uri, config.data):
@@ -55,11 +57,6 @@ def ingest(config: Config, *, data_uri: str, transfer_uri: str = "", lines_out: 
         sum(counts.values()), refused=len(refused), **{split: counts[split] for split in lines.SPLITS if counts[split]}
     )
     return {"refused": float(len(refused)), **{split.replace("-", "_"): float(counts[split]) for split in lines.SPLITS}}
-
-
-def is_model(transfer_uri: str) -> bool:
-    """Whether `transfer_uri` names a trained recognizer rather than labelled lines."""
-    return transfer_uri.startswith("models:/") or (Path(transfer_uri) / "recognizer.safetensors").is_file()
 
 
 def _write_refused(refused: list, lines_out: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from maskocr_core import artifacts
 from maskocr_core.artifacts import Artifact
-from maskocr_core.config import Config, Training
+from maskocr_core.config import Config, Model, Training
 from maskocr_core.data import batches, lines
 from maskocr_core.judging import metrics
 from maskocr_core.model.recognizer import Recognizer
@@ -77,7 +77,7 @@ def train(run: Run, config: Config, data: Path, selection: Path, folder: Path) -
     training_table = subset(lines.selected(artifact, chosen, run.splits[0]), run.budget)
     source = batches.Lines(artifact, training_table, config.data)
     validation = batches.Lines(artifact, lines.selected(artifact, chosen, run.splits[1]), config.data)
-    recognizer, new_characters = _start(run, config, Vocabulary.of(source.texts))
+    recognizer, model, new_characters = _start(run, config, Vocabulary.of(source.texts))
     every = max(1, run.steps // config.sweep.validations)
     settings = Training(
         steps=run.steps,
@@ -86,7 +86,7 @@ def train(run: Run, config: Config, data: Path, selection: Path, folder: Path) -
         seed=run.seed,
         checkpoint_every=every,
     )
-    curve = Curve(folder, run, recognizer, validation, config)
+    curve = Curve(folder, run, recognizer, model, validation)
     log = TrainingLog(folder / "log.jsonl")
 
     def stream(first: int):
@@ -122,14 +122,8 @@ def train(run: Run, config: Config, data: Path, selection: Path, folder: Path) -
 class Curve:
     """Validation along a run: the points, and the best recogniser so far at each mark. Kept on disk beside the run."""
 
-    def __init__(self, folder: Path, run: Run, recognizer: Recognizer, validation: batches.Lines, config: Config):
-        self.folder, self.run, self.recognizer, self.validation, self.config = (
-            folder,
-            run,
-            recognizer,
-            validation,
-            config,
-        )
+    def __init__(self, folder: Path, run: Run, recognizer: Recognizer, model: Model, validation: batches.Lines):
+        self.folder, self.run, self.recognizer, self.model, self.validation = folder, run, recognizer, model, validation
         path = folder / "curve.json"
         self.points: list[list[float]] = json.loads(path.read_text()) if path.is_file() else []
 
@@ -139,18 +133,15 @@ class Curve:
         before = min((cer for _, cer in self.points), default=math.inf)
         texts, _ = read(self.recognizer, self.validation)
         errors = metrics.line_errors(self.validation.texts, texts)
-        cer = metrics.cer(errors.edits, errors.characters)
-        self.points.append([step, round(cer, 5)])
-        marks = [mark for mark, share in MARKS.items() if step <= math.ceil(share * self.run.steps)]
+        cer = round(metrics.cer(errors.edits, errors.characters), 5)
+        self.points.append([step, cer])
         if cer < before:
-            for mark in marks:
-                checkpoint.save_recognizer(
-                    self.recognizer,
-                    self.config.model,
-                    self.config.data.height,
-                    self.config.data.max_width,
-                    self.folder / mark,
-                )
+            geometry = self.validation.data
+            for mark, share in MARKS.items():
+                if step <= math.ceil(share * self.run.steps):
+                    checkpoint.save_recognizer(
+                        self.recognizer, self.model, geometry.height, geometry.max_width, self.folder / mark
+                    )
         artifacts.write_json(self.folder / "curve.json", self.points)
 
     def last(self) -> dict[str, float]:
@@ -199,12 +190,19 @@ def subset(table: pa.Table, budget: int) -> pa.Table:
     return table.take(order[:budget]).sort_by("line_id")
 
 
-def _start(run: Run, config: Config, vocabulary: Vocabulary) -> tuple[Recognizer, int]:
+def _start(run: Run, config: Config, vocabulary: Vocabulary) -> tuple[Recognizer, Model, int]:
+    """The recogniser that a run starts from, its sizes (a given one keeps its own), and how many characters are new to it."""
     if run.recognizer:
-        recognizer, _ = checkpoint.load_recognizer(Path(run.recognizer))
-        return recognizer.widened(vocabulary)
+        recognizer, facts = checkpoint.load_recognizer(Path(run.recognizer))
+        if facts["height"] != config.data.height:
+            raise ValueError(
+                f"{run.recognizer} reads lines {facts['height']} px high, these are {config.data.height} px: "
+                f"set data.height={facts['height']}, or give another recognizer"
+            )
+        wider, new_characters = recognizer.widened(vocabulary)
+        return wider, Model(**facts["model"]), new_characters
     if run.encoder:
         encoder = checkpoint.load_encoder(Artifact(Path(run.encoder)), config.model, config.data.height)
     else:
         encoder = checkpoint.new_encoder(config.model, config.data.height)
-    return Recognizer(encoder, vocabulary), len(vocabulary) - 1
+    return Recognizer(encoder, vocabulary), config.model, len(vocabulary) - 1

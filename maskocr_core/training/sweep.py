@@ -15,12 +15,12 @@ from maskocr_core.training.finetuning import MARKS, Run
 TARGET, TRANSFER = ("train", "val"), ("transfer-train", "transfer-val")
 
 
-def possible_starts(asked: tuple[str, ...], has_transfer_lines: bool, transfer_uri: str) -> list[str]:
+def possible_starts(asked: tuple[str, ...], has_transfer_lines: bool, has_model: bool) -> list[str]:
     """The starts that the data allow; those left out are said, with the reason."""
-    lacking = set() if has_transfer_lines else {"both"} | (set() if transfer_uri else {"transfer"})
+    lacking = set() if has_transfer_lines else {"both"} if has_model else {"transfer", "both"}
     why = (
-        "transfer_uri is a trained model, and 'both' trains on transfer lines from the pre-trained encoder"
-        if transfer_uri
+        "transfer_uri is a trained model, and 'both' trains on transfer lines"
+        if has_model
         else "there is no transfer_uri"
     )
     for start in asked:

@@ -181,3 +181,11 @@ def test_the_image_of_a_line_is_prepared_alike_in_training_and_reading(road):
 
     image = lines.images_of(artifact, "test", source.line_ids)[0]
     assert np.array_equal(source.pixels(0), prepare(image, 32, 2048))
+
+
+def test_a_model_named_by_its_alias_is_keyed_by_its_version(road, tracked):
+    from maskocr_core.services import tracking
+
+    assert tracking.resolved("models:/maskocr@challenger") == "models:/maskocr/1"
+    with pytest.raises(ValueError, match="has no model 'maskocr' with the alias 'champion'"):
+        tracking.resolved("models:/maskocr@champion")

@@ -248,6 +248,15 @@ def version_of(registry: Registry, alias: str) -> str | None:
         ) from None
 
 
+def resolved(model_uri: str) -> str:
+    """`models:/name/version` for `models:/name@alias`. Raises ValueError if nothing has that alias."""
+    name, at, alias = model_uri.removeprefix("models:/").partition("@")
+    version = version_of(Registry(model=name), alias) if at else None
+    if at and not version:
+        raise ValueError(f"{model_uri}: MLflow at {uri()} has no model {name!r} with the alias {alias!r}")
+    return f"models:/{name}/{version}" if at else model_uri
+
+
 def recognizer_folder(model_uri: str) -> Path:
     """The recogniser inside a registered model (`models:/name@alias` or `models:/name/version`), as a local folder.
 

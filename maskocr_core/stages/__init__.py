@@ -141,11 +141,20 @@ def _key(name: str, config: Config, reads: tuple[str, ...], inputs: dict[str, Pa
     for argument, value in sorted(inputs.items()):
         if types[argument] is Path:
             parts.append(f"{argument}={artifacts.Artifact(Path(value)).version}")
-        elif argument.endswith("_uri") and value and not str(value).startswith("models:/"):
-            parts.append(f"{argument}={storage.fingerprint(str(value))}")
+        elif argument.endswith("_uri") and value:
+            parts.append(f"{argument}={_content(str(value))}")
         else:
             parts.append(f"{argument}={value}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _content(uri: str) -> str:
+    """What stands for the content behind a URI: an alias of a model moves, files change."""
+    if uri.startswith("models:/"):
+        from maskocr_core.services import tracking
+
+        return tracking.resolved(uri)
+    return storage.fingerprint(uri)
 
 
 def _finished(home: Path, outputs: dict[str, Path]) -> bool:

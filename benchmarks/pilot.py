@@ -69,6 +69,7 @@ def main(name: str, work: Path) -> Path:
     return results.save(
         name,
         command=told["command"],
+        commit=told["commit"],
         figures=figures,
         seeds=told["seeds"],
         data={"lines": summary["data_version"]},

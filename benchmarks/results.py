@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from maskocr_core import artifacts
 
 FOLDER = Path(__file__).parent / "results"
 PACKAGES = ("maskocr", "torch", "pyarrow", "ray", "kfp", "mlflow", "dvc", "great-expectations")
@@ -22,11 +23,12 @@ def save(
     runs: list[Any],
     seeds: list[int] = (),
     data: dict[str, str] | None = None,
+    commit: str | None = None,
 ) -> Path:
     """Write `results/<name>.json`. A figure is {"value", "unit", "goal", "better": "higher" | "lower", "spread": [low, high]}."""
     content = {
         "command": command,
-        "commit": _commit(),
+        "commit": commit or artifacts.code_commit(),
         "versions": {package: version(package) for package in PACKAGES},
         "python": platform.python_version(),
         "cpu": _cpu(),
@@ -45,12 +47,6 @@ def save(
 
 def load(name: str) -> dict[str, Any]:
     return json.loads((FOLDER / f"{name}.json").read_text())
-
-
-def _commit() -> str:
-    return subprocess.run(
-        ["git", "-C", str(FOLDER.parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
 
 
 def _cpu() -> str:

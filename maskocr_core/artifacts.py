@@ -48,7 +48,7 @@ class Artifact:
 
     @property
     def version(self) -> str:
-        """Data version: digest of the sorted digests of all files but pages for people."""
+        """Data version: digest of the sorted names and digests of all files but pages for people."""
         return self.manifest["version"]
 
     @property
@@ -82,6 +82,16 @@ class Artifact:
     def read_json(self, name: str) -> Any:
         return json.loads(self.read_bytes(name))
 
+    def local(self, into: Path) -> Path:
+        """A folder with all files: this one, or `into`, filled here with what lies in a store."""
+        if not any("uri" in entry for entry in self.manifest["files"]):
+            return self.folder
+        for name in self.names():
+            path = into / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(self.read_bytes(name))
+        return into
+
     def _entry(self, name: str) -> dict[str, Any]:
         for entry in self.manifest["files"]:
             if entry["name"] == name:
@@ -103,7 +113,8 @@ def finish(folder: Path, *, kind: str, config: dict[str, Any], metrics: dict[str
         if store and path.suffix in _STORED:
             entry["uri"] = _move_to_store(path, store, entry["sha256"])
         entries.append(entry)
-    data = sorted(entry["sha256"] for entry in entries if not entry["name"].endswith(_SHOWN))
+    # Names count: a split is nothing but the folder that a shard lies in.
+    data = sorted(f"{entry['name']} {entry['sha256']}" for entry in entries if not entry["name"].endswith(_SHOWN))
     version = hashlib.sha256("\n".join(data).encode()).hexdigest()
     write_json(folder / LINEAGE, _lineage())
     write_json(
@@ -120,10 +131,19 @@ def finish(folder: Path, *, kind: str, config: dict[str, Any], metrics: dict[str
     return Artifact(folder)
 
 
+def demand_room(destination: Path) -> None:
+    """Raises ValueError if publishing at `destination` would replace something that is no artifact."""
+    if destination.is_file() or (
+        destination.is_dir() and any(destination.iterdir()) and not (destination / MANIFEST).is_file()
+    ):
+        raise ValueError(f"{destination} exists and was not made by maskocr: give a new folder for the output")
+
+
 def publish(source: Path, destination: Path) -> None:
     """Make a finished folder appear at `destination` whole or not at all: linked (or copied) aside, then renamed."""
     import shutil
 
+    demand_room(destination)
     aside = destination.with_name(f".{destination.name}.{os.getpid()}")
     shutil.rmtree(aside, ignore_errors=True)
     destination.parent.mkdir(parents=True, exist_ok=True)
@@ -172,15 +192,19 @@ def _rows(path: Path) -> int:
     return pq.read_metadata(path).num_rows
 
 
+def code_commit() -> str | None:
+    """The git commit of this code, `-dirty` where files differ from it; None outside a checkout."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    described = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    return subprocess.run(described, capture_output=True, text=True, check=False).stdout.strip() or None
+
+
 def _lineage() -> dict[str, Any]:
     from importlib.metadata import version
 
-    commit = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
     return {
         "maskocr": version("maskocr"),
-        "commit": commit or None,
+        "commit": code_commit(),
         "python": platform.python_version(),
         "run": os.environ.get("MASKOCR_RUN"),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

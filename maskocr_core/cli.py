@@ -52,6 +52,10 @@ def main() -> None:
         if error.errno == errno.EADDRINUSE:
             _fail(f"the port is in use ({error}): choose another", 1)
         _fail(f"{error} (a file is damaged or cannot be reached)", 1)
+    except Exception as error:
+        if not type(error).__module__.startswith("mlflow"):
+            raise
+        _fail(f"MLflow refuses or does not answer: {error}", 1)
 
 
 def _fail(message: str, code: int) -> None:
@@ -178,6 +182,7 @@ def track(
     set: Overrides = [],  # noqa: B006
 ) -> None:
     """Lay a git and DVC repository for the data stages; then `dvc repro`, `dvc push` and `dvc pull` work in it."""
+    from maskocr_core import config
     from maskocr_core.services import versions
 
     versions.track(
@@ -188,8 +193,9 @@ def track(
         overrides=set,
         remote=remote,
         code=stages.code_versions(),
+        config=stages.config_version(config.load(recipe, set)),
     )
-    print(f"{folder}: now `cd {folder} && dvc repro && dvc push`")
+    print(f"{folder}: now, with .venv/bin on the PATH, `cd {folder} && dvc repro && dvc push`")
 
 
 @app.command(rich_help_panel="Models")
@@ -208,12 +214,12 @@ def read(
         raise typer.Exit(1)
 
 
-@app.command(rich_help_panel="Models")
-def ui(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000) -> None:
+@app.command("ui", rich_help_panel="Models")
+def ui_command(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000) -> None:
     """Open the MLflow UI of this machine's runs: compare the starts, see the report, decide on the challenger."""
-    from maskocr_core.services import tracking
+    from maskocr_core.services import ui
 
-    tracking.serve(port)
+    ui.serve(port)
 
 
 @app.command(rich_help_panel="This machine")

@@ -17,6 +17,7 @@ STEP = 8  # px of width of one step: patch, label and CTC frame alike (the autho
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Strict(), Field(ge=1)]  # strict: `true` is no number of steps
+Column = Literal["image", "page_id", "document_id", "text", "source", "split", "order", "license"]
 Start = Literal["scratch", "transfer", "pretrained", "both"]
 
 
@@ -31,7 +32,7 @@ class Data(Section):
     """Height in px to which every line image is scaled, width kept in proportion (the authors' code: 40)."""
     max_width: Annotated[int, Field(ge=64, le=8192)] = 2048
     """Width in px after scaling at which a line is cut (the authors' code: 2,048)."""
-    columns: dict[str, str] = {"page_id": "page", "document_id": "doc"}
+    columns: dict[Column, str] = {"page_id": "page", "document_id": "doc"}
     """Our column name → the name in your Parquet; a column that already has our name needs no entry."""
     split_unit: Literal["document", "page"] = "document"
     """What is never torn apart when ingest has to split lines itself: a document, or a page where documents are few."""
@@ -148,6 +149,16 @@ class Sweep(Section):
     """How often a run is validated, evenly over its steps; the best checkpoint on validation is kept."""
     jobs: Annotated[int, Field(ge=0)] = 2
     """Fine-tuning runs at a time, one thread each, as Ray tasks; 0 runs them one after another in this process."""
+
+    @model_validator(mode="after")
+    def _nothing_twice(self) -> Sweep:
+        for name in ("starts", "budgets", "learning_rates", "seeds"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise ValueError(
+                    f"sweep.{name}={list(values)} names a value twice: the same run cannot be made two times"
+                )
+        return self
 
 
 class Gate(Section):

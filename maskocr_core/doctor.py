@@ -72,7 +72,7 @@ def _torch() -> str:
     import torch
 
     gpus = torch.cuda.device_count()
-    return f"{torch.__version__}, {f'{gpus} GPU(s)' if gpus else 'no GPU: the pilot needs none, the recipe base wants one'}"
+    return f"{torch.__version__}, {f'{gpus} GPU(s), not used in this version' if gpus else 'no GPU; training runs on processors only in this version'}"
 
 
 def _ray() -> str:
@@ -103,14 +103,16 @@ def _data(uri: str) -> str:
 
 def _endpoint(endpoint: str) -> str:
     url = f"{endpoint.rstrip('/')}/apis/v2beta1/healthz"
+    token = os.environ.get("KFP_TOKEN")
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(request, timeout=5) as answer:
             if "json" not in answer.headers.get("Content-Type", ""):
                 raise ValueError(
                     f"{url} answers, but not as a KFP API (a login page?): use the API's own address, or a port-forward of ml-pipeline:8888"
                 )
     except urllib.error.HTTPError as error:
-        mend = "set KFP_TOKEN" if error.code in (401, 403) else "check the address"
+        mend = "set KFP_TOKEN to a valid token" if error.code in (401, 403) else "check the address"
         raise ValueError(f"{url} answers {error.code}: {mend}") from None
     except (urllib.error.URLError, OSError) as error:
         raise ValueError(

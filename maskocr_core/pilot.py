@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import time
 from pathlib import Path
 
@@ -20,6 +21,7 @@ def travel(data: str, transfer: str, recipe: str, overrides: list[str], work: Pa
     doctor.demand_disk(work, gigabytes=2.0)
     work = work.absolute()
     began = time.monotonic()
+    commit = artifacts.code_commit()
     name = f"pilot-{time.strftime('%Y%m%d-%H%M%S')}"
     os.environ.setdefault("MASKOCR_WORK", str(work / "stages"))
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{work / 'mlflow.db'}")
@@ -33,8 +35,8 @@ def travel(data: str, transfer: str, recipe: str, overrides: list[str], work: Pa
         flush=True,
     )
     arguments = {
-        "data_uri": _absolute(data),
-        "transfer_uri": _absolute(transfer),
+        "data_uri": storage.absolute(data),
+        "transfer_uri": storage.absolute(transfer),
         "recipe": recipe,
         "overrides": overrides,
     }
@@ -48,16 +50,18 @@ def travel(data: str, transfer: str, recipe: str, overrides: list[str], work: Pa
         overrides=overrides,
         remote=str(work / "dvc-remote"),
         code=stages.code_versions(),
+        config=stages.config_version(settings),
     )
-    commit = versions.reproduce(work / "data")
+    data_commit = versions.reproduce(work / "data")
     minutes = (time.monotonic() - began) / 60
-    flags = " ".join(f"--set '{override}'" for override in overrides)
-    command = f"make pilot DATA={data} TRANSFER={transfer}" + (f' PILOT_FLAGS="{flags}"' if flags else "")
+    flags = shlex.join(part for override in overrides for part in ("--set", override))
+    command = f"make pilot DATA={shlex.quote(data)} TRANSFER={shlex.quote(transfer)}"
+    command += f" PILOT_FLAGS={shlex.quote(flags)}" if flags else ""
     artifacts.write_json(
         work / "pipelines" / name / "pilot.json",
-        {"command": command, "minutes": minutes, "seeds": list(settings.sweep.seeds), "recipe": recipe},
+        {"command": command, "commit": commit, "minutes": minutes, "seeds": list(settings.sweep.seeds)},
     )
-    _tell(work, name, commit, minutes)
+    _tell(work, name, data_commit, minutes)
 
 
 def _tell(work: Path, name: str, commit: str, minutes: float) -> None:
@@ -84,9 +88,6 @@ def _tell(work: Path, name: str, commit: str, minutes: float) -> None:
         f"Registered   {registration['model']} version {registration['version']} as {registration['alias'] or 'a candidate on hold'}; a person makes it champion"
     )
     print(f"Report       {evaluation / 'report.html'}")
-    print("MLflow UI    .venv/bin/maskocr ui")
-    print(f"Read a line  .venv/bin/maskocr read IMAGE…\n\nDone in {minutes:.1f} minutes.")
-
-
-def _absolute(uri: str) -> str:
-    return str(Path(uri).absolute()) if uri and "://" not in uri and not uri.startswith("models:/") else uri
+    elsewhere = "" if work == Path("work").absolute() else f"MLFLOW_TRACKING_URI={registration['tracking_uri']} "
+    print(f"MLflow UI    {elsewhere}.venv/bin/maskocr ui")
+    print(f"Read a line  {elsewhere}.venv/bin/maskocr read IMAGE…\n\nDone in {minutes:.1f} minutes.")

@@ -6,12 +6,12 @@ from maskocr_core.config import Codebook, Config, Data, Mask, Model, Section, Sw
 
 
 def base() -> Config:
-    """The paper's geometry and the authors' default size: 512 wide, 6 blocks, 4,096 clusters. Wants a GPU."""
+    """The paper's geometry and the authors' default size: 512 wide, 6 blocks, 4,096 clusters. Days on two cores."""
     return Config(recipe="base")
 
 
 def small() -> Config:
-    """192 wide, 6 blocks, 512 clusters: hours on a laptop, minutes on a GPU."""
+    """192 wide, 6 blocks, 512 clusters: hours on a laptop."""
     return _change(
         base(),
         "small",

@@ -17,6 +17,8 @@ SETTINGS, CREDENTIALS = "maskocr-settings", "maskocr-s3"
 
 def _on_cluster(task: dsl.PipelineTask, memory: str) -> dsl.PipelineTask:
     """Resources, retries, settings and secrets of a task; a local run has none of them."""
+    # KFP's cache sees the names of data and image, not what lies behind them; stages know by themselves what was done.
+    task.set_caching_options(False)
     task.set_cpu_request("2").set_memory_request(memory).set_memory_limit(memory)
     task.set_retry(num_retries=2, backoff_duration="60s", backoff_factor=2.0)
     kubernetes.use_config_map_as_env(
@@ -60,4 +62,4 @@ def pretrain_finetune(data_uri: str, transfer_uri: str = "", recipe: str = "smal
     recognizers = finetuned.outputs["recognizers_out"]
     evaluated = _on_cluster(evaluate(**knobs, lines=lines, selection=selection, recognizers=recognizers), memory="8Gi")
     registered = register(**knobs, lines=lines, recognizers=recognizers, evaluation=evaluated.outputs["evaluation_out"])
-    _on_cluster(registered, memory="4Gi").set_caching_options(False)
+    _on_cluster(registered, memory="4Gi")

@@ -61,7 +61,7 @@ def test_a_few_odd_lines_do_not_condemn_a_collection(frame, tmp_path, column):
 
 
 def test_a_page_torn_between_training_and_test_is_a_leak(frame, tmp_path):
-    frame.loc[frame["split"] == "test", "page_id"] = "p0"
+    frame.loc[frame["split"] == "test", ["page_id", "document_id"]] = frame.loc[0, ["page_id", "document_id"]].tolist()
     assert failed(expectations.check(frame, tmp_path)) == {("be_null", "page_also_in")}
 
 

@@ -134,6 +134,7 @@ def test_the_kustomization_lists_every_manifest():
     assert sorted(kustomization["resources"]) == sorted(path.name for path in BASE.glob("*.yaml") if path.name != "kustomization.yaml")
 
 
+@pytest.mark.infra
 @pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
 def test_the_kustomization_renders_every_manifest_into_its_namespace():
     rendered = subprocess.run(["kubectl", "kustomize", str(BASE)], capture_output=True, text=True, check=True).stdout

@@ -21,11 +21,7 @@ def tracked(road, monkeypatch):
     from maskocr_core.services import tracking
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{road['root'] / 'mlflow.db'}")
-    for cached in (tracking._client, tracking._parent, tracking._experiment):
-        cached.cache_clear()
-    yield tracking._client()
-    for cached in (tracking._client, tracking._parent, tracking._experiment):
-        cached.cache_clear()
+    return tracking._client()
 
 
 @pytest.fixture
@@ -94,8 +90,6 @@ def test_a_model_that_reads_otherwise_than_evaluated_gets_no_version(road, raw, 
     shutil.rmtree(swapped / f"{registration['start']}-0")
     shutil.copytree(road["recognizers"] / f"{other}-0", swapped / f"{registration['start']}-0")
     artifacts.finish(swapped, kind="recognizers", config={}, metrics=Artifact(road["recognizers"]).metrics)
-    for cached in (tracking._client, tracking._parent, tracking._experiment):
-        cached.cache_clear()
     with pytest.raises(ValueError, match="differently from evaluation.*no version was made"):
         run_stage("register", smoke, raw, road["root"], recognizers=swapped, registration_out=tmp_path / "out")
     assert tracking.version_of(smoke.registry, "challenger") is None
@@ -156,18 +150,13 @@ def test_read_without_any_model_says_what_to_do(tmp_path):
 
 
 def test_an_unreachable_tracking_server_is_said_in_one_sentence(road, raw, smoke, tmp_path, monkeypatch):
-    from maskocr_core.services import tracking
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    for cached in (tracking._client, tracking._parent, tracking._experiment):
-        cached.cache_clear()
     with pytest.raises(
         ValueError, match="MLflow at http://127.0.0.1:9 does not answer.*start it, or set MLFLOW_TRACKING_URI"
     ):
         run_stage("register", smoke, raw, road["root"], registration_out=tmp_path / "out")
-    for cached in (tracking._client, tracking._parent, tracking._experiment):
-        cached.cache_clear()
 
 
 def test_the_image_of_a_line_is_prepared_alike_in_training_and_reading(road):

@@ -108,7 +108,7 @@ def test_a_document_with_pages_in_two_splits_is_only_noted(spoiled):
     validation = Artifact(root / "validation")
     assert validation.metrics["shared_documents"] == 1
     (note,) = validation.read_json("verdict.json")["notes"]
-    assert note.startswith("1 documents have lines in more than one of train, val and test")
+    assert note.startswith("1 documents have lines in more than one labelled split")
 
 
 def test_the_pages_of_the_report_load_nothing_from_anywhere(spoiled):
@@ -136,9 +136,10 @@ def test_the_report_is_no_part_of_the_data_version(spoiled, tmp_path):
 
 def test_a_page_on_two_sides_of_a_split_fails_by_name(tmp_path):
     def spoil(rows):
-        rows[0]["page"] = next(row["page"] for row in rows if row["split"] == "test")
+        test = next(row for row in rows if row["split"] == "test")
+        rows[0] |= {"page": test["page"], "doc": test["doc"]}
 
-    with pytest.raises(ValueError, match=r"1 pages have lines in more than one of train, val and test") as caught:
+    with pytest.raises(ValueError, match=r"1 pages have lines in more than one labelled split") as caught:
         run(tmp_path, spoil=spoil)
     assert "rendered/test/document-00/1" in str(caught.value) and "correct the column 'split'" in str(caught.value)
     assert not (tmp_path / "validation").exists()

@@ -32,6 +32,7 @@ def track(folder, raw, remote, overrides=()) -> None:
         overrides=list(overrides),
         remote=str(remote),
         code=stages.code_versions(),
+        config=stages.config_version(config.load("smoke", overrides)),
     )
 
 

@@ -9,7 +9,6 @@ from maskocr_core.artifacts import Artifact
 from maskocr_core.data import images, lines, quality
 from maskocr_core.progress import Progress
 
-LABELLED = ("train", "val", "test")
 COMMON_HEIGHT = (
     48  # px to which widths are brought before they are compared, so that limits hold for scans of any resolution
 )
@@ -36,17 +35,21 @@ def measure(artifact: Artifact) -> pd.DataFrame:
 
 
 def shared_units(frame: pd.DataFrame) -> dict[str, list[str]]:
-    """Pages and documents with lines in more than one of train, val and test."""
-    labelled = frame[frame["split"].isin(LABELLED)]
-    sides = {unit: labelled.groupby(unit)["split"].nunique() for unit in ("page_id", "document_id")}
-    return {unit: sorted(counts[counts > 1].index) for unit, counts in sides.items()}
+    """Pages and documents with lines in more than one labelled split, transfer lines included.
+
+    A page is known by its source, document and name: "1" is a page of many documents.
+    """
+    labelled = frame[frame["split"] != "unlabeled"]
+    units = {"document_id": ["source", "document_id"], "page_id": ["source", "document_id", "page_id"]}
+    sides = {unit: labelled.groupby(columns)["split"].nunique() for unit, columns in units.items()}
+    return {unit: sorted(" / ".join(key) for key in counts[counts > 1].index) for unit, counts in sides.items()}
 
 
 def refuse_leaks(shared: dict[str, list[str]]) -> None:
     """Raises ValueError if a page is on two sides of a split: its test score would be of lines half seen."""
     if pages := shared["page_id"]:
         raise ValueError(
-            f"{len(pages)} pages have lines in more than one of train, val and test (first: {pages[0]}): "
+            f"{len(pages)} pages have lines in more than one labelled split (first: {pages[0]}): "
             "a page belongs to one split; correct the column 'split', or leave it out and ingest splits by document"
         )
 

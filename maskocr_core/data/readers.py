@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -74,11 +75,29 @@ def _parquet(uri: str, files: list[storage.File], data: Data) -> Iterator[dict[s
         raise ValueError(
             f'{uri}: no Parquet file has a column \'image\'; name yours with data.columns={{"image": "…"}}'
         )
-    for file in files:
+    # Labelled lines first: of two equal images the one with a text is kept.
+    for file in sorted(files, key=lambda file: _named_after(file) == "unlabeled"):
         if file.name not in with_images:
             yield Refused(file.name, "has no column of images; taken for a side table")
             continue
         yield from _parquet_rows(file, opened[file.name], data)
+
+
+def _split_named(value: object, file: storage.File, fallback: str | None) -> str | None:
+    """The split that a row names, else the one its file is named after. Raises ValueError for a name that is no split's."""
+    if value is None or not str(value).strip():
+        return fallback
+    split = _SPLIT_NAMES.get(str(value).strip().lower())
+    if not split:
+        raise ValueError(
+            f"{file.uri}: {value!r} in column 'split' is none of {', '.join(_SPLIT_NAMES)}: rename it, or leave the "
+            "column out and ingest splits by document"
+        )
+    return split
+
+
+def _named_after(file: storage.File) -> str | None:
+    return _SPLIT_NAMES.get(re.split(r"[.\-_]", file.name.rpartition("/")[2].lower())[0])
 
 
 def _open_parquet(file: storage.File) -> pq.ParquetFile:
@@ -93,13 +112,13 @@ def _parquet_rows(file: storage.File, parquet: pq.ParquetFile, data: Data) -> It
         ours: _column(parquet, ours, data)
         for ours in ("image", "page_id", "document_id", "text", "source", "order", "license", "split")
     }
-    for ours in ("page_id", "document_id"):
+    for ours in sorted({"page_id", "document_id", *data.columns}):
         if not columns[ours]:
             raise ValueError(
                 f"{file.uri} has no column {data.columns.get(ours, ours)!r} for {ours}; "
                 f'name yours with data.columns={{"{ours}": "…"}}; it has {", ".join(parquet.schema_arrow.names)}'
             )
-    fallback = _SPLIT_NAMES.get(file.name.rpartition("/")[2].split(".")[0].split("-")[0].lower())
+    fallback = _named_after(file)
     number = 0
     for batch in parquet.iter_batches(64, columns=[name for name in columns.values() if name]):
         for values in batch.to_pylist():
@@ -112,7 +131,7 @@ def _parquet_rows(file: storage.File, parquet: pq.ParquetFile, data: Data) -> It
             image = (
                 row["image"]["bytes"] if isinstance(row["image"], dict) else row["image"]
             )  # Hugging Face keeps images as structs
-            split = _SPLIT_NAMES.get(str(row["split"] or "").lower(), fallback)
+            split = _split_named(row["split"], file, fallback)
             yield _row(
                 item,
                 image,
@@ -135,15 +154,16 @@ def _pairs(uri: str, files: list[storage.File]) -> Iterator[dict[str, Any] | Ref
     """Images with `.gt.txt` or `.txt` beside them; the folder of an image is its document, an image alone is unlabelled."""
     by_name = {file.name: file for file in files}
     source = uri.rstrip("/").rpartition("/")[2]
-    used = set()
+    found = {}
     for file in files:
-        if not file.name.lower().endswith(images.SUFFIXES):
-            continue
-        stem = file.name.rpartition(".")[0]
-        transcription = next((by_name[stem + suffix] for suffix in TEXT_SUFFIXES if stem + suffix in by_name), None)
+        if file.name.lower().endswith(images.SUFFIXES):
+            stem = file.name.rpartition(".")[0]
+            found[file] = next((by_name[stem + suffix] for suffix in TEXT_SUFFIXES if stem + suffix in by_name), None)
+    used = {transcription.name for transcription in found.values() if transcription}
+    # Labelled lines first: of two equal images the one with a text is kept.
+    for file, transcription in sorted(found.items(), key=lambda pair: pair[1] is None):
         text = None
         if transcription:
-            used.add(transcription.name)
             try:
                 text = bytes(storage.open_input(transcription.uri).read()).decode("utf-8-sig")
             except UnicodeDecodeError:
@@ -181,19 +201,19 @@ def _row(
         height, width = images.size(image or b"")
     except ValueError as error:
         return Refused(item, str(error))
-    text = unicodedata.normalize("NFC", text).strip() if text else None
+    text = unicodedata.normalize("NFC", str(text)).strip() if text else None
     if not text and split in ("train", "val", "test"):
         split = "unlabeled"
     return {
         "line_id": lines.line_id(image),
         "page_id": page,
         "document_id": document,
-        "source": source,
+        "source": str(source),
         "image": image,
         "height": height,
         "width": width,
         "text": (text or None) if split != "unlabeled" else None,
         "order": order if order is not None and order >= 0 else None,
-        "license": license,
+        "license": None if license is None else str(license),
         "split": split,
     }

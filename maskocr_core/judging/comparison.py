@@ -76,7 +76,8 @@ def compare(
 
 def table(summary: dict[str, Any]) -> str:
     """The summary as the plain table that `make pilot` ends with."""
-    head = ("start", "CER after ¼ of the steps", "½", "all", "against scratch")
+    base = next((row["start"] for row in summary["starts"] if row["verdict"] == "baseline"), "scratch")
+    head = ("start", "CER after ¼ of the steps", "½", "all", f"against {base}")
     rows = [
         (TITLES[row["start"]], *(_cell(row["cer"][mark]) for mark in ("quarter", "half", "all")), row["verdict"])
         for row in summary["starts"]

@@ -77,12 +77,11 @@ def check() -> str:
 def data_parallel(
     function: Callable[..., dict[str, float]], arguments: tuple[Any, ...], workers: int
 ) -> dict[str, float]:
-    """Run `function(rank, world, *arguments)` on `workers` Ray Train workers joined by gloo (NCCL with GPUs); rank 0's return value.
+    """Run `function(rank, world, *arguments)` on `workers` Ray Train workers joined by gloo; rank 0's return value.
 
     Raises RuntimeError with the worker's own message if one fails: run the stage again and it goes on from its checkpoint.
     """
-
-    with connected(cpus=workers) as ray:
+    with connected(cpus=workers):
         from ray.train import RunConfig, ScalingConfig
         from ray.train.backend import Backend
         from ray.train.torch import TorchConfig, TorchTrainer
@@ -92,8 +91,6 @@ def data_parallel(
 
             backend_cls = Backend
 
-        gpus = ray.cluster_resources().get("GPU", 0) >= workers
-        backend = "nccl" if gpus else "gloo"
         # On this machine workers meet over a file: the store that torch opens for a meeting listens on every interface.
         local = not os.environ.get("RAY_ADDRESS")
         with tempfile.TemporaryDirectory(prefix="maskocr-train-") as storage:
@@ -106,13 +103,13 @@ def data_parallel(
                 rank, world = train.get_context().get_world_rank(), train.get_context().get_world_size()
                 if local:
                     meeting = f"file://{storage}/meeting"
-                    torch.distributed.init_process_group(backend, init_method=meeting, rank=rank, world_size=world)
+                    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)
                 return function(rank, world, *arguments)
 
             trainer = TorchTrainer(
                 worker,
-                scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus),
-                torch_config=(MeetingOverAFile if local else TorchConfig)(backend=backend),
+                scaling_config=ScalingConfig(num_workers=workers),
+                torch_config=(MeetingOverAFile if local else TorchConfig)(backend="gloo"),
                 run_config=RunConfig(name="attempt", storage_path=storage),
             )
             try:
@@ -126,9 +123,14 @@ def each(function: Callable[..., Any], calls: list[tuple[Any, ...]], jobs: int) 
     with connected(cpus=jobs) as ray:
         # A process of its own for each task: nothing of one run is left when the next begins.
         remote = ray.remote(num_cpus=1, max_retries=0, max_calls=1)(function)
-        pending = [remote.remote(*call) for call in calls]
+        started: list[Any] = []
         try:
-            return ray.get(pending)
+            for call in calls:
+                running = [task for task in started if not ray.wait([task], timeout=0)[0]]
+                if len(running) >= jobs:  # a given cluster may have more cores than this
+                    ray.wait(running, num_returns=1)
+                started.append(remote.remote(*call))
+            return ray.get(started)
         except ray.exceptions.RayError as error:
             raise RuntimeError(f"a run failed: {_last_line(error)}") from error
 

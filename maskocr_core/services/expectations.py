@@ -125,11 +125,13 @@ def _leaks(frame: pd.DataFrame) -> pd.Series:
     An unlabelled line beside a test line is no leak: half transcribed pages are common, and no text passes.
     """
     labelled = frame[frame["split"].isin(LABELLED)]
-    splits = labelled.groupby("page_id")["split"].agg(lambda values: sorted(set(values)))
+    page = ["source", "document_id", "page_id"]  # "1" is a page of many documents
+    splits = labelled.groupby(page)["split"].agg(lambda values: sorted(set(values)))
     torn = {page: names for page, names in splits.items() if len(names) > 1 and set(names) & set(HELD_OUT)}
     others = [
-        next((name for name in torn.get(page, ()) if split in LABELLED and name != split), None)
-        for page, split in zip(frame["page_id"], frame["split"], strict=True)
+        next((name for name in torn.get(key, ()) if split in LABELLED and name != split), None)
+        for *key_parts, split in frame[[*page, "split"]].itertuples(index=False)
+        for key in [tuple(key_parts)]
     ]
     return pd.Series(others, index=frame.index, dtype="object")
 

@@ -31,6 +31,11 @@ def is_remote(uri: str) -> bool:
     return uri.startswith("s3://")
 
 
+def absolute(uri: str) -> str:
+    """A local path made absolute, so that it means the same in another working folder; other URIs as they are."""
+    return uri if not uri or is_remote(uri) or uri.startswith("models:/") else str(Path(uri).absolute())
+
+
 def files(uri: str) -> list[File]:
     """All files below a folder or `s3://bucket/prefix`, or the one file that `uri` names; sorted by name.
 
@@ -44,7 +49,8 @@ def files(uri: str) -> list[File]:
 
 def fingerprint(uri: str) -> str:
     """sha256 over names, sizes and stamps below `uri`: changes when any file there does."""
-    digest = hashlib.sha256()
+    # The name of the folder counts: image files take it for their source.
+    digest = hashlib.sha256(f"{uri.rstrip('/').rpartition('/')[2]}\n".encode())
     for file in files(uri):
         digest.update(f"{file.name}\0{file.size}\0{file.stamp}\n".encode())
     return digest.hexdigest()

@@ -7,13 +7,14 @@ Sources: https://mlflow.org/docs/latest/ml/model-registry/, https://mlflow.org/d
 from __future__ import annotations
 
 import os
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from maskocr_core.config import Registry
 
-_QUIET = {
+QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "GIT_PYTHON_REFRESH": "quiet",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -27,12 +28,11 @@ def uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('work/mlflow.db').absolute()}"
 
 
-@lru_cache
 def _client() -> Any:
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
     import logging
 
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     import mlflow
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)
@@ -59,11 +59,19 @@ def check() -> str:
 def run_id(registry: Registry) -> str:
     """The MLflow run of this pipeline run: MLFLOW_RUN_ID, or the one tagged with MASKOCR_RUN, made if there is none."""
     given = os.environ.get("MLFLOW_RUN_ID")
-    return given or _parent(registry.experiment, os.environ.get("MASKOCR_RUN") or "by hand")
+    return given or _parent(uri(), registry.experiment, os.environ.get("MASKOCR_RUN") or _by_hand())
 
 
 @lru_cache
-def _parent(experiment: str, name: str) -> str:
+def _by_hand() -> str:
+    """Name of the run of a stage that was started alone: one for each process."""
+    import time
+
+    return f"by hand {time.strftime('%Y%m%d-%H%M%S')}"
+
+
+@lru_cache
+def _parent(uri: str, experiment: str, name: str) -> str:
     client = _client()
     found = client.search_runs(
         [_experiment(experiment)], f"tags.`maskocr.run` = '{name}' and tags.`maskocr.kind` = 'pipeline'", max_results=1
@@ -75,7 +83,6 @@ def _parent(experiment: str, name: str) -> str:
     ).info.run_id
 
 
-@lru_cache
 def _experiment(name: str) -> str:
     """Id of the experiment; its artifacts lie beside the database when tracking is SQLite."""
     client = _client()
@@ -86,42 +93,6 @@ def _experiment(name: str) -> str:
     if uri().startswith("sqlite:///"):
         place = (Path(uri().removeprefix("sqlite:///")).parent / "mlartifacts").as_uri()
     return client.create_experiment(name, artifact_location=place)
-
-
-def serve(port: int) -> None:
-    """Run the MLflow UI on 127.0.0.1 until it is interrupted. Raises ValueError if the port is in use."""
-    import socket
-    import subprocess
-    import sys
-
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            raise ValueError(f"port {port} is in use: choose another with --port") from None
-    print(f"MLflow UI on http://127.0.0.1:{port} (tracking {uri()}); Ctrl-C ends it", flush=True)
-    artifacts = (
-        ["--artifacts-destination", str(Path(uri().removeprefix("sqlite:///")).parent / "mlartifacts")]
-        if uri().startswith("sqlite:///")
-        else []
-    )
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-        "--backend-store-uri",
-        uri(),
-        *artifacts,
-    ]
-    subprocess.run(command, env=os.environ | _QUIET | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}, check=False)
 
 
 def record_stage(registry: Registry, stage: str, metrics: dict[str, float], versions: dict[str, str]) -> None:
@@ -139,7 +110,7 @@ def log_progress(registry: Registry, what: str, row: dict[str, float]) -> None:
 
     now = _now()
     figures = [
-        Metric(f"{what}/{name}".replace(" ", "_"), value, now, int(row["step"]))
+        Metric(re.sub(r"[^\w\-./]", "_", f"{what}/{name}"), value, now, int(row["step"]))
         for name, value in row.items()
         if name != "step"
     ]
@@ -147,45 +118,51 @@ def log_progress(registry: Registry, what: str, row: dict[str, float]) -> None:
 
 
 def log_comparison(
-    registry: Registry, summary: dict[str, Any], evaluation: Path, params: dict[str, Any]
+    registry: Registry, summary: dict[str, Any], evaluation: Path, facts: dict[str, str]
 ) -> dict[str, str]:
-    """Report and verdict on the pipeline's run, and one summary run a start below it; run ids by start."""
+    """Report and verdict on the pipeline's run, and one summary run a start below it; run ids by start.
+
+    evaluation: folder with report.html, report.png, summary.json and predictions.parquet. facts: more tags of the run.
+    """
     client, parent = _client(), run_id(registry)
     for name in ("report.html", "report.png", "summary.json", "predictions.parquet"):
         client.log_artifact(parent, str(evaluation / name))
-    for name, value in {
-        "verdict": summary["verdict"]["verdict"],
-        "candidate": summary["candidate"],
-        "data_version": summary["data_version"],
-    }.items():
+    verdict = summary["verdict"]
+    note = f"**{verdict['verdict']}**: {verdict['reason']}"
+    tags = {"verdict": verdict["verdict"], "candidate": summary["candidate"], "data_version": summary["data_version"]}
+    for name, value in (tags | facts | {"mlflow.note.content": note}).items():
         client.set_tag(parent, name, value)
-    client.set_tag(
-        parent, "mlflow.note.content", f"**{summary['verdict']['verdict']}**: {summary['verdict']['reason']}"
-    )
-    for name, value in params.items():
-        client.log_param(parent, name, value)
     ids = {}
     for row in summary["starts"]:
-        tags = {
-            "mlflow.parentRunId": parent,
-            "maskocr.kind": "start",
-            "start": row["start"],
-            "verdict": row["verdict"],
-            "data_version": summary["data_version"],
-            "mlflow.note.content": row["reason"],
-        }
-        run = client.create_run(_experiment(registry.experiment), run_name=row["start"], tags=tags).info.run_id
+        run = ids[row["start"]] = _start_run(registry, parent, row, summary["data_version"])
         for name in ("start", "budget", "learning_rate", "seeds", "steps"):
             client.log_param(run, name, row[name])
         for name, value in _figures(row).items():
             client.log_metric(run, name, value)
         for step, cer in row["curve"]:
             client.log_metric(run, "curve_validation_cer", cer, step=int(step))
-        client.log_artifact(run, str(evaluation / "report.png"))
+        for name in ("report.html", "report.png"):
+            client.log_artifact(run, str(evaluation / name))
         client.set_terminated(run)
-        ids[row["start"]] = run
     client.set_terminated(parent)
     return ids
+
+
+def _start_run(registry: Registry, parent: str, row: dict[str, Any], data_version: str) -> str:
+    """The summary run of a start below `parent`; the one of an earlier attempt goes, so that a person sees four rows."""
+    client, experiment = _client(), _experiment(registry.experiment)
+    mine = f"tags.`mlflow.parentRunId` = '{parent}' and tags.start = '{row['start']}'"
+    for earlier in client.search_runs([experiment], mine):
+        client.delete_run(earlier.info.run_id)
+    tags = {
+        "mlflow.parentRunId": parent,
+        "maskocr.kind": "start",
+        "start": row["start"],
+        "verdict": row["verdict"],
+        "data_version": data_version,
+        "mlflow.note.content": row["reason"],
+    }
+    return client.create_run(experiment, run_name=row["start"], tags=tags).info.run_id
 
 
 def log_model(registry: Registry, run: str, recognizer: Path, examples: Any, check: Any) -> str:
@@ -246,6 +223,11 @@ def version_of(registry: Registry, alias: str) -> str | None:
         raise ValueError(
             f"MLflow at {uri()} does not answer ({str(error).splitlines()[0][:200]}); start it, or set MLFLOW_TRACKING_URI"
         ) from None
+
+
+def champion_folder(registry: Registry) -> Path | None:
+    """The champion's recogniser as a local folder, None where there is no champion."""
+    return recognizer_folder(f"models:/{registry.model}@champion") if version_of(registry, "champion") else None
 
 
 def resolved(model_uri: str) -> str:

@@ -29,11 +29,13 @@ def track(
     overrides: list[str],
     remote: str,
     code: dict[str, str],
+    config: str,
 ) -> None:
     """Make `folder` a git and DVC repository for this data, or bring its dvc.yaml and params.yaml up to date.
 
-    code: digest of each data stage's sources, which DVC cannot see. remote: where `dvc push` puts the data, a folder or
-    s3://bucket/prefix; a relative one counts from `folder`. Raises ValueError without a checkout of maskocr, where dvc.yaml lies.
+    code, config: digests of each data stage's sources and of the resolved recipe, which DVC cannot see. remote: where
+    `dvc push` puts the data, a folder or s3://bucket/prefix; a relative one counts from `folder`. Raises ValueError
+    without a checkout of maskocr, where dvc.yaml lies.
     """
     if not DEFINITION.is_file():
         raise ValueError(f"{DEFINITION} is missing: versioning data needs a checkout of maskocr, not only its package")
@@ -58,10 +60,11 @@ def track(
     params = {
         "recipe": recipe,
         "flags": " ".join(f"--set {shlex.quote(override)}" for override in overrides),
-        "data_uri": shlex.quote(_absolute(data_uri)),  # quoted, as they stand in a command of dvc.yaml
-        "transfer_uri": shlex.quote(_absolute(transfer_uri)),
+        "data_uri": shlex.quote(storage.absolute(data_uri)),  # quoted, as they stand in a command of dvc.yaml
+        "transfer_uri": shlex.quote(storage.absolute(transfer_uri)),
         "fingerprint": fingerprint,
         "code": code,
+        "config": config,
     }
     (folder / "params.yaml").write_text(json.dumps(params, indent=1) + "\n")  # JSON is YAML
 
@@ -106,7 +109,3 @@ def _call(command: list[str], folder: Path) -> str:
 def _environment() -> dict[str, str]:
     """The stages of dvc.yaml call `maskocr`: the one beside this interpreter comes first."""
     return os.environ | _QUIET | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
-
-
-def _absolute(uri: str) -> str:
-    return str(Path(uri).absolute()) if uri and not storage.is_remote(uri) and not uri.startswith("models:/") else uri

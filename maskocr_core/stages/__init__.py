@@ -54,6 +54,8 @@ def stage(
             arguments = {name: Path(value) if types[name] is Path else value for name, value in arguments.items()}
             outputs = {name: path for name, path in arguments.items() if name.endswith("_out")}
             inputs = {name: value for name, value in arguments.items() if name not in outputs}
+            for path in outputs.values():
+                artifacts.demand_room(path)
             key = _key(function.__name__, config, reads, inputs, also(config))
             home = work_folder() / function.__name__ / key[:24]
             with _alone(home, function.__name__):
@@ -109,6 +111,11 @@ def code_versions() -> dict[str, str]:
     return {name: code_version(name) for name in DATA}
 
 
+def config_version(config: Config) -> str:
+    """Digest of what the data stages read of the resolved recipe: the other thing that DVC needs to be told."""
+    return config.digest(tuple(sorted({section for name in DATA for section in get(name).reads})))
+
+
 def sources(name: str) -> list[Path]:
     """The files of this package that the stage `name` imports, directly or not, itself included."""
     seen: set[Path] = set()
@@ -117,7 +124,7 @@ def sources(name: str) -> list[Path]:
         path = todo.pop()
         if path in seen or path in _NOT_CODE_OF_A_RESULT:
             continue
-        seen.add(path)
+        seen.update(path.parent.glob(f"{path.stem}.*"))  # with the templates beside a module
         todo.extend(_imported(path))
     return sorted(seen)
 

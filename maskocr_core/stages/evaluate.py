@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from maskocr_core.config import Config
-from maskocr_core.stages import stage
+from maskocr_core.stages import scratch, stage
 
 
 def _champion_version(config: Config) -> str:
     from maskocr_core.services import tracking
 
-    return tracking.version_of(config.registry, "champion") or "none"
+    return f"{tracking.uri()} {tracking.version_of(config.registry, 'champion') or 'none'}"
 
 
 @stage(reads=("data", "gate", "registry"), also=_champion_version)
@@ -37,12 +37,9 @@ def evaluate(
         Artifact(lines), schema.selected(Artifact(lines), Artifact(selection), "test"), config.data
     )
     runs = Artifact(recognizers).read_json("runs.json")
-    champion = (
-        tracking.recognizer_folder(f"models:/{config.registry.model}@champion")
-        if _champion_version(config) != "none"
-        else None
-    )
-    readings = reading.read_starts(Path(recognizers), runs["runs"], test_lines)
+    champion = tracking.champion_folder(config.registry)
+    folder = Artifact(recognizers).local(scratch(evaluation_out) / "recognizers")
+    readings = reading.read_starts(folder, runs["runs"], test_lines)
     champion_texts = reading.read_with(champion, test_lines, "champion") if champion else None
     test = comparison.Test(test_lines.texts, test_lines.documents, config.gate.confidence, config.gate.min_documents)
     candidate = reading.candidate(runs["runs"])

@@ -24,20 +24,19 @@ def ingest(config: Config, *, data_uri: str, transfer_uri: str = "", lines_out: 
     refused: list[readers.Refused] = []
     counts: Counter[str] = Counter()
     first_seen: dict[str, str] = {}
-    sources = [("", data_uri)] + (
-        [("transfer-", transfer_uri)] if transfer_uri and not readers.is_model(transfer_uri) else []
-    )
+    has_transfer = bool(transfer_uri) and not readers.is_model(transfer_uri)
+    # A transfer source only lends its labels: it needs no test lines, and those it brings have no use here.
+    lending = config.data.model_copy(update={"test_share": 0.0})
+    sources = [("", data_uri, config.data)] + ([("transfer-", transfer_uri, lending)] if has_transfer else [])
     progress = Progress("ingest")
-    for prefix, uri in sources:
-        for row in readers.read(uri, config.data):
+    for prefix, uri, data in sources:
+        for row in readers.read(uri, data):
             if isinstance(row, readers.Refused):
                 refused.append(row)
                 continue
             split = prefix + (
-                row.pop("split")
-                or readers.split_of(row[f"{config.data.split_unit}_id"], row["text"] is not None, config.data)
+                row.pop("split") or readers.split_of(row[f"{data.split_unit}_id"], row["text"] is not None, data)
             )
-            # A transfer source only lends its labels: its test lines and unlabelled lines have no use here.
             if split not in writers:
                 counts["unused"] += 1
             elif row["line_id"] in first_seen:
@@ -52,7 +51,7 @@ def ingest(config: Config, *, data_uri: str, transfer_uri: str = "", lines_out: 
     for writer in writers.values():
         writer.flush()
     _write_refused(refused, lines_out)
-    _demand(counts, refused, data_uri)
+    _demand(counts, refused, data_uri, transfer_uri if has_transfer else "")
     progress.done(
         sum(counts.values()), refused=len(refused), **{split: counts[split] for split in lines.SPLITS if counts[split]}
     )
@@ -71,18 +70,17 @@ def _write_refused(refused: list, lines_out: Path) -> None:
     lines.write(table, lines_out / "refused.parquet")
 
 
-def _demand(counts: Counter[str], refused: list, data_uri: str) -> None:
+def _demand(counts: Counter[str], refused: list, data_uri: str, transfer_uri: str) -> None:
     """Refuse data with which no later stage could do its work, naming what is missing and the mend."""
     worst = f"; refused: {refused[0].item}: {refused[0].reason}" if refused else ""
     if not sum(counts.values()):
         raise ValueError(f"{data_uri}: none of the {len(refused)} items is a line{worst}")
-    for split, what in (
-        ("train", "labelled lines to fine-tune on"),
-        ("val", "validation lines"),
-        ("test", "test lines"),
-    ):
-        if not counts[split]:
-            raise ValueError(
-                f"{data_uri}: there are no {what}{worst}; label more documents, set data.split_unit=page where documents are few, "
-                "or bring a column 'split' with train, val, test and unlabeled"
-            )
+    wanted = [("train", "labelled lines to fine-tune on"), ("val", "validation lines"), ("test", "test lines")]
+    missing = [(data_uri, what) for split, what in wanted if not counts[split]]
+    if transfer_uri:
+        missing += [(transfer_uri, what) for split, what in wanted[:2] if not counts[f"transfer-{split}"]]
+    for uri, what in missing:
+        raise ValueError(
+            f"{uri}: there are no {what}{worst}; label more documents, set data.split_unit=page where documents are few, "
+            "or bring a column 'split' with train, val, test and unlabeled"
+        )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from maskocr_core.config import Config
+from maskocr_core.config import STEP, Config
 from maskocr_core.stages import stage
+
+MAX_WINDOWS = 400_000
 
 
 @stage(reads=("data", "codebook"))
@@ -31,11 +33,15 @@ def quantize(config: Config, *, lines: Path, selection: Path, codebook_out: Path
     chosen = np.sort(random.permutation(table.num_rows)[: settings.sample_lines])
     source = batches.Lines(Artifact(lines), table.take(chosen), config.data)
     progress = Progress("quantize", total=len(source))
+    # Windows are some 2 KB each: a share of every batch is kept, so that long and short lines alike are in the sample.
+    share = min(1.0, MAX_WINDOWS / (source.widths.sum() / STEP))
     pixels = []
     for done, (_, batch) in enumerate(source.in_order(32), 1):
-        pixels.append(codebook.windows(batch.ink, settings.window)[batch.valid].numpy())
+        windows = codebook.windows(batch.ink, settings.window)[batch.valid]
+        pixels.append(windows[random.random(len(windows)) < share].numpy())
         progress.update(min(done * 32, len(source)))
     stacked = np.concatenate(pixels)
+    pixels.clear()
     print(f"quantize: k-means of {len(stacked):,} steps into {settings.clusters:,} clusters", flush=True)
     book = codebook.fit(
         stacked,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from maskocr_core.config import Config
-from maskocr_core.stages import stage
+from maskocr_core.stages import scratch, stage
 
 CHECKED_LINES = 16
 
@@ -33,7 +33,7 @@ def register(
     summary = Artifact(evaluation).read_json("summary.json")
     predictions = schema.read_table(Artifact(evaluation), "predictions.parquet").to_pandas()
     candidate, verdict = summary["candidate"], summary["verdict"]
-    wanted = predictions[(predictions["start"] == candidate) & (predictions["seed"] == 0)].head(CHECKED_LINES)
+    wanted = predictions[(predictions["start"] == candidate) & (predictions["repetition"] == 0)].head(CHECKED_LINES)
     runs = Artifact(recognizers).read_json("runs.json")["runs"]
     seed = next(run["seed"] for run in runs if run["chosen"] and run["name"] == candidate)
     examples = pd.DataFrame({"image": schema.images_of(Artifact(lines), "test", wanted["line_id"].tolist())})
@@ -45,11 +45,16 @@ def register(
                 f"the logged model reads {len(differing)} of {len(wanted)} lines differently from evaluation (first: {differing[0]}); no version was made"
             )
 
+    fetched = scratch(registration_out)
     ids = tracking.log_comparison(
-        config.registry, summary, Path(evaluation), {"recipe": config.recipe, "data_version": summary["data_version"]}
+        config.registry, summary, Artifact(evaluation).local(fetched / "evaluation"), {"recipe": config.recipe}
     )
     version = tracking.log_model(
-        config.registry, ids[candidate], Path(recognizers) / f"{candidate}-{seed}" / "all", examples, reproduces
+        config.registry,
+        ids[candidate],
+        Artifact(recognizers).local(fetched / "recognizers") / f"{candidate}-{seed}" / "all",
+        examples,
+        reproduces,
     )
     row = next(row for row in summary["starts"] if row["start"] == candidate)
     tags = {

@@ -32,7 +32,7 @@ def validate(config: Config, *, lines: Path, validation_out: Path) -> dict[str, 
     failed = [row for row in report["expectations"] if not row["success"]]
     notes = (
         [
-            f"{len(shared['document_id'])} documents have lines in more than one of train, val and test: new pages of known documents."
+            f"{len(shared['document_id'])} documents have lines in more than one labelled split: new pages of known documents."
         ]
         if len(shared["document_id"])
         else []

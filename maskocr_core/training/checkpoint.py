@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -71,7 +72,13 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> str:
     """Write safetensors under a temporary name, rename, and return the sha256."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({name: tensor.detach().contiguous().cpu().clone() for name, tensor in tensors.items()}, aside)
+    try:
+        save_file({name: tensor.detach().contiguous().cpu().clone() for name, tensor in tensors.items()}, aside)
+    except Exception as error:  # safetensors says so in a class of its own
+        aside.unlink(missing_ok=True)
+        if "No space left" in str(error):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path)) from None
+        raise
     digest = artifacts.sha256(aside)
     aside.rename(path)
     return digest

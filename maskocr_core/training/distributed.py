@@ -81,6 +81,9 @@ def _say(what: str, steps: int, registry: Registry) -> Callable[[dict[str, float
         if os.environ.get("MASKOCR_RUN"):
             from maskocr_core.services import tracking
 
-            tracking.log_progress(registry, what, row)
+            try:
+                tracking.log_progress(registry, what, row)
+            except Exception as error:  # a tracker that is away must not take the progress of the training with it
+                print(f"{what}: step {int(row['step'])} could not be logged to MLflow ({error})", flush=True)
 
     return say

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import math
@@ -22,7 +23,7 @@ from maskocr_core.model.recognizer import Recognizer
 from maskocr_core.model.vocabulary import Vocabulary
 from maskocr_core.training import checkpoint, objectives
 from maskocr_core.training.log import TrainingLog
-from maskocr_core.training.loop import Place, fit
+from maskocr_core.training.loop import fit
 
 MARKS = {"quarter": 0.25, "half": 0.5, "all": 1.0}
 
@@ -48,9 +49,7 @@ class Run:
         """Digest of all that decides the result, contents instead of paths: an equal run is never made twice."""
         facts = asdict(self) | {
             "encoder": Artifact(Path(self.encoder)).version if self.encoder else None,
-            "recognizer": artifacts.sha256(Path(self.recognizer) / "recognizer.safetensors")
-            if self.recognizer
-            else None,
+            "recognizer": artifacts.sha256(Path(self.recognizer) / "recognizer.json") if self.recognizer else None,
             "config": config.digest(("data", "model")),
             "batch": config.sweep.batch,
             "validations": config.sweep.validations,
@@ -68,9 +67,16 @@ def train(run: Run, config: Config, data: Path, selection: Path, folder: Path) -
     so far, in `folder/<mark>/`. The result has the validation curve, CER at the marks, the CPU seconds and how many
     characters were new to the recogniser it started from.
     """
-    finished = folder / "result.json"
-    if finished.is_file():
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two sweeps may share a run; the second finds it finished
+        finished = folder / "result.json"
+        if not finished.is_file():
+            artifacts.write_json(finished, _train(run, config, data, selection, folder))
         return json.loads(finished.read_text())
+
+
+def _train(run: Run, config: Config, data: Path, selection: Path, folder: Path) -> dict:
     torch.set_num_threads(1)
     torch.manual_seed(run.seed)
     artifact, chosen = Artifact(data), Artifact(selection)
@@ -78,13 +84,12 @@ def train(run: Run, config: Config, data: Path, selection: Path, folder: Path) -
     source = batches.Lines(artifact, training_table, config.data)
     validation = batches.Lines(artifact, lines.selected(artifact, chosen, run.splits[1]), config.data)
     recognizer, model, new_characters = _start(run, config, Vocabulary.of(source.texts))
-    every = max(1, run.steps // config.sweep.validations)
     settings = Training(
         steps=run.steps,
         batch=config.sweep.batch,
         learning_rate=run.learning_rate,
         seed=run.seed,
-        checkpoint_every=every,
+        checkpoint_every=max(1, run.steps // config.sweep.validations),
     )
     curve = Curve(folder, run, recognizer, model, validation)
     log = TrainingLog(folder / "log.jsonl")
@@ -97,26 +102,17 @@ def train(run: Run, config: Config, data: Path, selection: Path, folder: Path) -
         stream,
         settings,
         checkpoint.Checkpoints(folder / "checkpoints"),
-        place=Place(),
         log=lambda step, row: log.add(step, row | curve.last()),
         after=curve.validate,
     )
-    result = {
-        "name": run.name,
-        "budget": run.budget,
+    return {
+        **{name: getattr(run, name) for name in ("name", "budget", "learning_rate", "seed", "steps")},
         "lines": len(source),
-        "learning_rate": run.learning_rate,
-        "seed": run.seed,
-        "steps": run.steps,
         "new_characters": new_characters,
         "curve": curve.points,
         "validation_cer": curve.at_marks(),
-        "cpu_seconds": figures["cpu_seconds"],
-        "resumed_at": figures["resumed_at"],
-        "loss": figures["loss"],
+        **{name: figures[name] for name in ("cpu_seconds", "resumed_at", "loss")},
     }
-    artifacts.write_json(finished, result)
-    return result
 
 
 class Curve:
@@ -169,16 +165,12 @@ def read(recognizer: Recognizer, source: batches.Lines, say=lambda done: None) -
 
 
 def subset(table: pa.Table, budget: int) -> pa.Table:
-    """The first `budget` lines in the nested order that the data bring, else by a hash of document, then line; 0 = all.
+    """The first `budget` lines in the nested order that the data bring, else by a hash of document, then line.
 
-    Smaller budgets are subsets of larger ones. Raises ValueError if the budget exceeds what is there.
+    Smaller budgets are subsets of larger ones; 0 is all of them, as is a budget beyond what is there.
     """
-    if not budget:
+    if not budget or budget >= table.num_rows:
         return table
-    if budget > table.num_rows:
-        raise ValueError(
-            f"sweep.budgets asks for {budget} labelled lines, {table.num_rows} are there: lower it, or label more"
-        )
     if table["order"].null_count:
         keys = [
             hashlib.sha256(document.encode()).hexdigest() + line

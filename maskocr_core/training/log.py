@@ -16,15 +16,22 @@ class TrainingLog:
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def add(self, step: int, figures: dict[str, float]) -> None:
+        row = json.dumps({"step": step, **{name: round(value, 6) for name, value in figures.items()}})
         with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **{name: round(value, 6) for name, value in figures.items()}}) + "\n")
+            # A line break on both sides: a row that a kill or a full disk tore off stays alone.
+            file.write(f"\n{row}\n")
 
     def rows(self) -> list[dict[str, float]]:
         """All whole rows, one a step, by step."""
         if not self.path.is_file():
             return []
-        whole = [line for line in self.path.read_text().split("\n")[:-1] if line.endswith("}")]
-        by_step = {row["step"]: row for row in map(json.loads, whole)}
+        whole = []
+        for line in self.path.read_text().split("\n"):
+            try:
+                whole.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        by_step = {row["step"]: row for row in whole}
         return [by_step[step] for step in sorted(by_step)]
 
 

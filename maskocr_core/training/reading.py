@@ -21,7 +21,7 @@ PREDICTIONS = pa.schema(
         ("line_id", pa.string()),
         ("document_id", pa.string()),
         ("start", pa.string()),
-        ("seed", pa.int32()),
+        ("repetition", pa.int32()),
         ("reference", pa.string()),
         ("read", pa.string()),
         ("edits", pa.int32()),
@@ -33,7 +33,7 @@ PREDICTIONS = pa.schema(
 def read_with(folder: Path, source: Lines, what: str) -> list[str]:
     """Texts of all lines as the recogniser in `folder` reads them."""
     recognizer, facts = checkpoint.load_recognizer(folder)
-    if facts["height"] != source.data.height:
+    if (facts["height"], facts["max_width"]) != (source.data.height, source.data.max_width):
         geometry = source.data.model_copy(update={"height": facts["height"], "max_width": facts["max_width"]})
         source = source.with_geometry(geometry)
     progress = Progress(f"evaluate {what}", total=len(source))
@@ -79,7 +79,7 @@ def with_costs(row: dict[str, Any], runs: dict[str, Any]) -> dict[str, Any]:
         "transfer": base["cpu_seconds"] / 60 if base else 0.0,
     }
     return row | {
-        "budget": mine[0]["budget"],
+        "budget": mine[0]["lines"],
         "learning_rate": mine[0]["learning_rate"],
         "curve": mine[0]["curve"],
         "steps": mine[0]["steps"],
@@ -120,6 +120,10 @@ def notes(lines: Artifact, runs: dict[str, Any]) -> list[str]:
     ]
     if len({run["seed"] for run in runs["runs"]}) < 3:
         said.append("Fewer than three seeds: differences between starts include the luck of one run.")
+    said.append(
+        "Pre-training and transfer training were run once, whatever the number of seeds: their luck is in no interval. "
+        "The intervals of several starts are each at the stated confidence, not all together."
+    )
     if refused:
         said.append(f"{refused:,} items were refused at ingest; refused.parquet lists them.")
     return said
@@ -128,12 +132,14 @@ def notes(lines: Artifact, runs: dict[str, Any]) -> list[str]:
 def predictions(source: Lines, readings: list[Readings], champion: list[str] | None) -> pa.Table:
     """All readings at the last mark as a narrow table keyed by line id; the champion's under start `champion`."""
     columns = [
-        (reading.start, seed, texts) for reading in readings for seed, texts in enumerate(reading.by_mark["all"])
+        (reading.start, repetition, texts)
+        for reading in readings
+        for repetition, texts in enumerate(reading.by_mark["all"])
     ]
     if champion is not None:
         columns.append(("champion", 0, champion))
     rows = []
-    for start, seed, texts in columns:
+    for start, repetition, texts in columns:
         errors = metrics.line_errors(source.texts, texts)
         for place, text in enumerate(texts):
             rows.append(
@@ -141,7 +147,7 @@ def predictions(source: Lines, readings: list[Readings], champion: list[str] | N
                     "line_id": source.line_ids[place],
                     "document_id": source.documents[place],
                     "start": start,
-                    "seed": seed,
+                    "repetition": repetition,
                     "reference": source.texts[place],
                     "read": text,
                     "edits": int(errors.edits[place]),

@@ -86,7 +86,7 @@ def carry_out(grid: list[Run], config: Config, lines: Path, selection: Path, hom
     for name, folder in zip(names, folders):
         if (folder / "result.json").is_file():
             print(f"{name}: made before, reused", flush=True)
-    return each(
+    results = each(
         finetuning.train,
         [(run, config, lines, selection, folder) for run, folder in zip(grid, folders)],
         jobs=config.sweep.jobs,
@@ -95,6 +95,9 @@ def carry_out(grid: list[Run], config: Config, lines: Path, selection: Path, hom
         steps=[run.steps for run in grid],
         registry=config.registry,
     )
+    for folder in folders:
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # finished runs are known by their result
+    return results
 
 
 def choose(grid: list[Run], results: list[dict]) -> list[Run]:

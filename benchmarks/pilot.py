@@ -14,15 +14,48 @@ if __name__ == "__main__":
 
 from benchmarks import results
 
+KEPT = (
+    "start",
+    "verdict",
+    "reason",
+    "cer",
+    "wer",
+    "exact",
+    "validation_cer",
+    "budget",
+    "seeds",
+    "steps",
+    "learning_rate",
+    "cpu_minutes",
+    "curve",
+)
+FIT = ("source", "lines", "verdict", "weight", "coverage", "kid_ratio")
+
 
 def main(name: str, work: Path) -> Path:
     """Take the newest evaluation under `work` and write it as `results/<name>.json`."""
     evaluation = max(work.glob("pipelines/*/*/evaluate/evaluation_out"), key=lambda path: path.stat().st_mtime)
     summary = json.loads((evaluation / "summary.json").read_text())
     told = json.loads((evaluation.parents[2] / "pilot.json").read_text())
-    figures = {
+    run = {key: summary[key] for key in ("verdict", "candidate", "documents", "lines", "confidence")}
+    run["starts"] = [{key: row[key] for key in KEPT} for row in summary["starts"]]
+    run["fit"] = [{key: row[key] for key in FIT} for row in summary["fit"]]
+    return results.save(
+        name,
+        command=told["command"],
+        commit=told["commit"],
+        figures=figures(summary, told["minutes"]),
+        seeds=told["seeds"],
+        data={"lines": summary["data_version"]},
+        runs=[run],
+    )
+
+
+def figures(summary: dict, minutes: float) -> dict[str, dict]:
+    """Minutes of the whole road, and the CER of every start on test (with its interval) and validation lines."""
+    found = {
         "minutes": {
-            "value": told["minutes"],
+            "value": minutes,
             "unit": "min of wall time after installation",
             "goal": 15,
             "better": "lower",
@@ -31,63 +64,20 @@ def main(name: str, work: Path) -> Path:
     }
     for row in summary["starts"]:
         cer = row["cer"]["all"]
-        figures[f"cer_{row['start']}"] = {
-            "value": cer["value"],
-            "unit": "CER on the test lines",
-            "goal": None,
-            "better": "lower",
-            "spread": [cer["low"], cer["high"]],
+        values = {
+            "cer": (cer["value"], "test", [cer["low"], cer["high"]]),
+            "validation_cer": (row["validation_cer"], "validation", None),
         }
-        figures[f"validation_cer_{row['start']}"] = {
-            "value": row["validation_cer"],
-            "unit": "CER on the validation lines",
-            "goal": None,
-            "better": "lower",
-            "spread": None,
-        }
-    runs = [
-        {
-            name: row[name]
-            for name in (
-                "start",
-                "verdict",
-                "reason",
-                "cer",
-                "wer",
-                "exact",
-                "validation_cer",
-                "budget",
-                "seeds",
-                "steps",
-                "learning_rate",
-                "cpu_minutes",
-                "curve",
-            )
-        }
-        for row in summary["starts"]
-    ]
-    return results.save(
-        name,
-        command=told["command"],
-        commit=told["commit"],
-        figures=figures,
-        seeds=told["seeds"],
-        data={"lines": summary["data_version"]},
-        runs=[
-            {
-                "starts": runs,
-                "verdict": summary["verdict"],
-                "candidate": summary["candidate"],
-                "documents": summary["documents"],
-                "lines": summary["lines"],
-                "confidence": summary["confidence"],
-                "fit": [
-                    {key: row[key] for key in ("source", "lines", "verdict", "weight", "coverage", "kid_ratio")}
-                    for row in summary["fit"]
-                ],
+        for kind, (value, lines, spread) in values.items():
+            unit = f"CER on the {lines} lines"
+            found[f"{kind}_{row['start']}"] = {
+                "value": value,
+                "unit": unit,
+                "goal": None,
+                "better": "lower",
+                "spread": spread,
             }
-        ],
-    )
+    return found
 
 
 if __name__ == "__main__":

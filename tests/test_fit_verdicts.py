@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from maskocr_core.data import fit
+from maskocr_core.data import features, fit
 
 PACKS = Path(__file__).parents[2] / "shared" / "data"
 LETTERS = np.array(list("abcdefghiklmnoprstuvwz   "))
@@ -30,7 +30,7 @@ def described(images, pages=None, documents=None):
     count = len(images)
     pages = [f"p{i // 10}" for i in range(count)] if pages is None else pages
     documents = pages if documents is None else documents
-    return fit.Lines([f"l{i}" for i in range(count)], np.stack([fit.features(image) for image in images]), pages, documents)
+    return fit.Lines([f"l{i}" for i in range(count)], np.stack([features.describe(image) for image in images]), pages, documents)
 
 
 def drawn(documents, each, font=PRINT, change=lambda image, random: image):
@@ -161,13 +161,13 @@ def test_the_record_is_json_and_holds_the_numbers_of_the_decision(target, alike)
 def test_features_hardly_depend_on_the_resolution():
     image = draw(np.random.default_rng(0), PRINT, 0)
     twice = cv2.resize(image, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
-    assert np.abs(fit.features(image) - fit.features(twice)).max() < 0.15
+    assert np.abs(features.describe(image) - features.describe(twice)).max() < 0.15
 
 
 @pytest.mark.parametrize("image", [np.zeros((40, 300), np.uint8), np.full((40, 300), 255, np.uint8), np.full((1, 1), 9, np.uint8)])
 def test_any_image_has_finite_features(image):
-    described = fit.features(image)
-    assert described.shape == (fit.FEATURES,) and described.dtype == np.float32 and np.isfinite(described).all()
+    described = features.describe(image)
+    assert described.shape == (features.FEATURES,) and described.dtype == np.float32 and np.isfinite(described).all()
 
 
 def test_a_line_is_described_in_two_milliseconds():
@@ -175,15 +175,15 @@ def test_a_line_is_described_in_two_milliseconds():
     times = []
     for _ in range(30):
         start = time.perf_counter()
-        fit.features(image)
+        features.describe(image)
         times.append(time.perf_counter() - start)
     assert min(times) < 2e-3
 
 
 @pytest.mark.parametrize("wrong", [
-    lambda: fit.features(np.zeros((40, 300, 3), np.uint8)),
-    lambda: fit.Lines(["a"], np.zeros((2, fit.FEATURES), np.float32), ["p"], ["d"]),
-    lambda: fit.Lines(["a"], np.full((1, fit.FEATURES), np.nan, np.float32), ["p"], ["d"]),
+    lambda: features.describe(np.zeros((40, 300, 3), np.uint8)),
+    lambda: fit.Lines(["a"], np.zeros((2, features.FEATURES), np.float32), ["p"], ["d"]),
+    lambda: fit.Lines(["a"], np.full((1, features.FEATURES), np.nan, np.float32), ["p"], ["d"]),
     lambda: fit.Thresholds(accept_kid_ratio=200),
     lambda: fit.Thresholds(radius_quantile=1.0),
 ])
@@ -193,7 +193,7 @@ def test_what_cannot_be_judged_is_refused(wrong):
 
 
 def test_a_source_without_lines_is_refused(target):
-    nothing = fit.Lines([], np.zeros((0, fit.FEATURES), np.float32), [], [])
+    nothing = fit.Lines([], np.zeros((0, features.FEATURES), np.float32), [], [])
     with pytest.raises(ValueError, match="no lines"):
         judge(target, nothing)
 

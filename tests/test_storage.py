@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import rendered
+from conftest import run_stage
 from servers import DEAD_ENDPOINT, seaweed
 
 from maskocr_core import config, stages
@@ -170,7 +171,7 @@ def test_changed_objects_behind_one_uri_are_ingested_anew(at_s3, folder):
 
 
 @pytest.mark.services
-def test_with_a_store_the_big_files_lie_there_and_every_stage_reads_them(at_s3, folder, monkeypatch, tmp_path):
+def test_with_a_store_the_big_files_lie_there_and_the_data_stages_read_them(at_s3, folder, monkeypatch, tmp_path):
     here = data_road(tmp_path / "here", folder)
     monkeypatch.setenv("MASKOCR_STORE", "s3://other-bucket/store")
     monkeypatch.setenv("MASKOCR_WORK", str(tmp_path / "other-stages"))
@@ -192,6 +193,15 @@ def test_with_a_store_the_big_files_lie_there_and_every_stage_reads_them(at_s3, 
     for artifact in there.values():
         for name in artifact.names():
             artifact.read_bytes(name)  # verifies the digest
+
+
+@pytest.mark.services
+def test_with_a_store_the_whole_road_ends_in_a_registered_model(at_s3, raw, smoke, monkeypatch, tmp_path):
+    monkeypatch.setenv("MASKOCR_STORE", "s3://other-bucket/road")
+    for name in stages.NAMES:
+        run_stage(name, smoke, raw, tmp_path / "road")
+    assert not list((tmp_path / "road").rglob("*.safetensors")) + list((tmp_path / "road").rglob("*.parquet"))
+    assert Artifact(tmp_path / "road/registration").read_json("registration.json")["version"] == "1"
 
 
 @pytest.mark.services

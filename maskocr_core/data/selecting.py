@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from maskocr_core import config
 from maskocr_core.artifacts import Artifact
-from maskocr_core.data import fit, images, lines
+from maskocr_core.data import features, fit, images, lines
 from maskocr_core.progress import Progress
 
 TARGET_SPLITS = ("train", "val")  # never test: the selection is a choice
@@ -24,7 +24,7 @@ def describe(artifact: Artifact, quarantined: set[str]) -> dict[str, fit.Lines]:
         for batch in lines.images(artifact, split):
             for row in batch.to_pylist():
                 if row["line_id"] not in quarantined:
-                    described = fit.features(images.prepare(row["image"], fit.HEIGHT, images.MAX_WIDTH))
+                    described = features.describe(images.prepare(row["image"], features.HEIGHT, images.MAX_WIDTH))
                     key = row["source"] if split == "unlabeled" else ""
                     rows.setdefault(key, []).append((row["line_id"], described, row["page_id"], row["document_id"]))
             done += batch.num_rows

@@ -26,7 +26,6 @@ def register(
     from maskocr_core import artifacts
     from maskocr_core.artifacts import Artifact
     from maskocr_core.data import lines as schema
-    from maskocr_core.judging import comparison
     from maskocr_core.services import tracking
 
     tracking.check()
@@ -56,14 +55,7 @@ def register(
         examples,
         reproduces,
     )
-    row = next(row for row in summary["starts"] if row["start"] == candidate)
-    tags = {
-        "verdict": verdict["verdict"],
-        "start": candidate,
-        "data_version": summary["data_version"],
-        "test_cer": f"{row['cer']['all']['value']:.4f}",
-    }
-    description = f"**{verdict['verdict']}**: {verdict['reason']}\n\n```\n{comparison.table(summary)}\n```"
+    tags, description = _described(summary)
     alias = None if verdict["verdict"] == "hold" else "challenger"
     tracking.describe_version(config.registry, version, tags, description, alias)
     artifacts.write_json(
@@ -85,3 +77,18 @@ def register(
         flush=True,
     )
     return {"version": float(version)}
+
+
+def _described(summary: dict) -> tuple[dict[str, str], str]:
+    """What a person sees on the model version's page: tags and text."""
+    from maskocr_core.judging import comparison
+
+    candidate, verdict = summary["candidate"], summary["verdict"]
+    cer = next(row["cer"]["all"]["value"] for row in summary["starts"] if row["start"] == candidate)
+    tags = {
+        "verdict": verdict["verdict"],
+        "start": candidate,
+        "data_version": summary["data_version"],
+        "test_cer": f"{cer:.4f}",
+    }
+    return tags, f"**{verdict['verdict']}**: {verdict['reason']}\n\n```\n{comparison.table(summary)}\n```"

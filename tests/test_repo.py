@@ -260,5 +260,5 @@ def test_the_generated_tables_of_the_readme_are_current():
 def test_every_module_can_be_imported_without_side_effects_on_the_environment():
     for path in CORE.rglob("*.py"):
         name = ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
-        if name != "maskocr_core.services.served_model":  # MLflow runs it, that is its whole purpose
+        if name != "maskocr_core.served_model":  # MLflow runs it, that is its whole purpose
             importlib.import_module(name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -184,7 +185,7 @@ def log_model(registry: Registry, run: str, recognizer: Path, examples: Any, che
     with mlflow.start_run(run_id=run):
         logged = mlflow.pyfunc.log_model(
             name="recognizer",
-            python_model=str(Path(__file__).with_name("served_model.py")),
+            python_model=str(Path(__file__).parents[1] / "served_model.py"),
             artifacts={"recognizer": str(recognizer)},
             signature=signature,
             input_example=examples.head(1),
@@ -259,16 +260,17 @@ def recognizer_folder(model_uri: str) -> Path:
     return found[0].parent
 
 
-def set_served_model() -> None:
-    """Called by `served_model.py` when MLflow loads a registered recogniser: images in, texts and confidences out."""
+def serve_with(reader: Callable[[Path], Any]) -> None:
+    """Called by `served_model.py` when MLflow loads a registered recogniser: images in, texts and confidences out.
+
+    reader: makes something with `read(list of encoded images) -> list of (text, confidence)` from a recogniser's folder.
+    """
     import mlflow.pyfunc
     import pandas as pd
 
     class Reading:
         def load_context(self, context):
-            from maskocr_core.reader import Reader
-
-            self.reader = Reader(Path(context.artifacts["recognizer"]))
+            self.reader = reader(Path(context.artifacts["recognizer"]))
 
         def predict(self, context, model_input, params=None):
             read = self.reader.read([bytes(image) for image in model_input["image"]])

@@ -114,3 +114,37 @@ def test_a_mistake_in_the_overrides_ends_in_one_sentence_that_names_the_task(raw
     assert last.startswith(
         "maskocr: task ingest of pipeline pretrain-finetune failed: ValueError: unknown field 'pretrain.stepz', did you mean 'steps'?"
     )
+
+
+def test_the_pilot_prints_the_table_of_its_own_report_and_leaves_the_checkout_clean(raw, tmp_path):
+    from maskocr_core.judging import comparison
+
+    before = subprocess.run(
+        ["git", "status", "--porcelain"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout
+    command = [
+        sys.executable,
+        "-m",
+        "maskocr_core.cli",
+        "pilot",
+        "--data",
+        str(raw / "target"),
+        "--transfer",
+        str(raw / "transfer"),
+    ]
+    command += ["--recipe", "smoke", "--set", "pretrain.workers=0", "--work", str(tmp_path / "a folder")]
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("MASKOCR_WORK", "MLFLOW_TRACKING_URI")
+    }
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = outputs(tmp_path / "a folder", "*/evaluation_out")[0].read_json("summary.json")
+    assert comparison.table(summary) in done.stdout
+    chosen = [row for row in summary["examples"] if row["start_name"] == summary["candidate"]]
+    assert len(chosen) == 3 and all(f"written  {row['reference']}" in done.stdout for row in chosen)
+    for told in ("Verdict: first", "report.html", "maskocr ui", "dvc pull brings it back", "noise reject"):
+        assert told in done.stdout
+    after = subprocess.run(
+        ["git", "status", "--porcelain"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout
+    assert after == before

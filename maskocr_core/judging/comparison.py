@@ -71,7 +71,7 @@ def compare(
     rows = [_row(test, reading, standing) for reading, standing in zip(readings, standings)]
     chosen = next(row for row in readings if row.start == candidate)
     against = test.difference(chosen.by_mark["all"], [champion]) if champion is not None else None
-    return rows, asdict(gate.decide(candidate, standings, against))
+    return rows, asdict(gate.decide(f"the start {candidate!r}", standings, against))
 
 
 def table(summary: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ test: .venv/ready
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 .venv/ready: requirements.lock pyproject.toml
+	@echo "setting up .venv: some 230 packages, a few minutes"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .

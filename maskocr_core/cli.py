@@ -150,6 +150,7 @@ def submit(
         namespace=namespace,
         wait=wait,
         timeout_seconds=timeout,
+        say=lambda line: print(line, file=sys.stderr, flush=True),
     )
     print(run_id)
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import REPOSITORY
 from kfp_server import Server
 
 
@@ -109,3 +110,23 @@ def test_doctor_knows_a_kfp_endpoint_from_a_web_page():
         assert "ok    KFP" in maskocr("doctor", "--endpoint", server.url).stdout
     with Server(page="/") as server:
         assert "not as a KFP API" in maskocr("doctor", "--endpoint", server.url).stdout
+
+
+@pytest.mark.parametrize("last, code", [("SUCCEEDED", 0), ("FAILED", 1)])
+def test_submit_waits_shows_the_tasks_and_ends_as_the_run_does(last, code):
+    pipeline = REPOSITORY / "pipelines" / "pretrain_finetune.yaml"
+    with Server(states=("RUNNING", last), task="pretrain", message="no line to train on") as server:
+        done = maskocr("submit", str(pipeline), "data_uri=s3://archive/lines", "recipe=pilot", "--endpoint", server.url)
+    assert done.returncode == code, done.stderr
+    assert "task pretrain: RUNNING" in done.stderr and f"run: {last}" in done.stderr
+    if code:
+        assert "no line to train on" in done.stderr.splitlines()[-1]
+    else:
+        assert done.stdout.strip() in server.runs
+
+
+def test_submit_refuses_a_misspelt_parameter_before_anything_is_sent():
+    with Server() as server:
+        done = maskocr("submit", str(REPOSITORY / "pipelines" / "pretrain_finetune.yaml"), "data_url=x", "--endpoint", server.url)
+        assert done.returncode == 2 and "did you mean data_uri?" in done.stderr
+        assert not server.requests

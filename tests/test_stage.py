@@ -14,7 +14,7 @@ from conftest import run_stage
 from maskocr_core import artifacts, config, stages
 from maskocr_core.artifacts import Artifact
 
-LONG = ["pretrain.workers=0", "pretrain.steps=400", "pretrain.checkpoint_every=2"]
+LONG = ["pretrain.steps=200", "pretrain.checkpoint_every=2"]
 
 
 def test_a_stage_whose_inputs_did_not_change_is_reused(road, raw, smoke, capsys):
@@ -54,13 +54,14 @@ def test_a_folder_without_a_manifest_is_no_input(smoke, road, tmp_path):
         stages.get("validate")(smoke, lines=tmp_path / "lines", validation_out=tmp_path / "out")
 
 
-def test_a_killed_pretraining_goes_on_from_its_checkpoint_and_gives_the_same_encoder(road, raw, tmp_path):
-    undisturbed = _pretrain(road["root"], tmp_path / "undisturbed", tmp_path / "work-a")
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.cluster)])
+def test_a_killed_pretraining_goes_on_from_its_checkpoint_and_gives_the_same_encoder(road, tmp_path, workers):
+    undisturbed = _pretrain(road["root"], tmp_path / "undisturbed", tmp_path / "work-a", workers)
     assert undisturbed.wait() == 0
-    killed = _pretrain(road["root"], tmp_path / "killed", tmp_path / "work-b")
+    killed = _pretrain(road["root"], tmp_path / "killed", tmp_path / "work-b", workers)
     _kill_after_a_checkpoint(killed, tmp_path / "work-b")
     assert not (tmp_path / "killed").exists()
-    again = _pretrain(road["root"], tmp_path / "killed", tmp_path / "work-b")
+    again = _pretrain(road["root"], tmp_path / "killed", tmp_path / "work-b", workers)
     assert again.wait() == 0
     resumed = Artifact(tmp_path / "killed")
     assert resumed.metrics["resumed_at"] > 0
@@ -127,9 +128,9 @@ def test_an_artifact_of_a_newer_format_is_refused(road, tmp_path):
         Artifact(tmp_path / "codebook").names()
 
 
-def _pretrain(root: Path, output: Path, work: Path, **options) -> subprocess.Popen:
+def _pretrain(root: Path, output: Path, work: Path, workers: int = 0, **options) -> subprocess.Popen:
     command = [sys.executable, "-m", "maskocr_core.cli", "pretrain", "--recipe", "smoke"]
-    command += [part for override in LONG for part in ("--set", override)]
+    command += [part for override in (*LONG, f"pretrain.workers={workers}") for part in ("--set", override)]
     for name in ("lines", "selection", "codebook"):
         command += [f"--{name}", str(root / name)]
     return subprocess.Popen(

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from maskocr_core.config import Config
 from maskocr_core.stages import scratch, stage
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CHECKED_LINES = 16
 
@@ -37,13 +41,6 @@ def register(
     seed = next(run["seed"] for run in runs if run["chosen"] and run["name"] == candidate)
     examples = pd.DataFrame({"image": schema.images_of(Artifact(lines), "test", wanted["line_id"].tolist())})
 
-    def reproduces(output: pd.DataFrame) -> None:
-        differing = [line for line, read, now in zip(wanted["line_id"], wanted["read"], output["text"]) if read != now]
-        if differing:
-            raise ValueError(
-                f"the logged model reads {len(differing)} of {len(wanted)} lines differently from evaluation (first: {differing[0]}); no version was made"
-            )
-
     fetched = scratch(registration_out)
     ids = tracking.log_comparison(
         config.registry, summary, Artifact(evaluation).local(fetched / "evaluation"), {"recipe": config.recipe}
@@ -53,7 +50,7 @@ def register(
         ids[candidate],
         Artifact(recognizers).local(fetched / "recognizers") / f"{candidate}-{seed}" / "all",
         examples,
-        reproduces,
+        lambda output: _demand_same(wanted, output),
     )
     tags, description = _described(summary)
     alias = None if verdict["verdict"] == "hold" else "challenger"
@@ -77,6 +74,16 @@ def register(
         flush=True,
     )
     return {"version": float(version)}
+
+
+def _demand_same(wanted: pd.DataFrame, output: pd.DataFrame) -> None:
+    """Raises ValueError unless the logged model reads exactly what was evaluated."""
+    differing = [line for line, read, now in zip(wanted["line_id"], wanted["read"], output["text"]) if read != now]
+    if differing:
+        raise ValueError(
+            f"the logged model reads {len(differing)} of {len(wanted)} lines differently from evaluation "
+            f"(first: {differing[0]}); no version was made"
+        )
 
 
 def _described(summary: dict) -> tuple[dict[str, str], str]:

@@ -29,6 +29,11 @@ def uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('work/mlflow.db').absolute()}"
 
 
+def embedded() -> Path | None:
+    """The folder that holds database and artifacts where tracking is SQLite, else None."""
+    return Path(uri().removeprefix("sqlite:///")).parent if uri().startswith("sqlite:///") else None
+
+
 def _client() -> Any:
     import logging
 
@@ -38,8 +43,8 @@ def _client() -> Any:
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.ERROR)
-    if uri().startswith("sqlite:///"):
-        Path(uri().removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    if folder := embedded():
+        folder.mkdir(parents=True, exist_ok=True)
     mlflow.set_tracking_uri(uri())
     return mlflow.MlflowClient()
 
@@ -51,10 +56,14 @@ def check() -> str:
     try:
         _client().search_experiments(max_results=1)
     except MlflowException as error:
-        raise ValueError(
-            f"MLflow at {uri()} does not answer ({str(error).splitlines()[0][:200]}); start it, or set MLFLOW_TRACKING_URI"
-        ) from None
+        raise _silent(error) from None
     return uri()
+
+
+def _silent(error: Exception) -> ValueError:
+    """The sentence for a server that is away or refuses, with the mend."""
+    reason = str(error).splitlines()[0][:200]
+    return ValueError(f"MLflow at {uri()} does not answer ({reason}); start it, or set MLFLOW_TRACKING_URI")
 
 
 def run_id(registry: Registry) -> str:
@@ -90,10 +99,8 @@ def _experiment(name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found:
         return found.experiment_id
-    place = None
-    if uri().startswith("sqlite:///"):
-        place = (Path(uri().removeprefix("sqlite:///")).parent / "mlartifacts").as_uri()
-    return client.create_experiment(name, artifact_location=place)
+    folder = embedded()
+    return client.create_experiment(name, artifact_location=(folder / "mlartifacts").as_uri() if folder else None)
 
 
 def record_stage(registry: Registry, stage: str, metrics: dict[str, float], versions: dict[str, str]) -> None:
@@ -221,9 +228,7 @@ def version_of(registry: Registry, alias: str) -> str | None:
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
-        raise ValueError(
-            f"MLflow at {uri()} does not answer ({str(error).splitlines()[0][:200]}); start it, or set MLFLOW_TRACKING_URI"
-        ) from None
+        raise _silent(error) from None
 
 
 def champion_folder(registry: Registry) -> Path | None:

@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 from maskocr_core.services import tracking
 
@@ -19,12 +18,11 @@ def serve(port: int) -> None:
             probe.bind(("127.0.0.1", port))
         except OSError:
             raise ValueError(f"port {port} is in use: choose another with --port") from None
-    store = tracking.uri()
-    print(f"MLflow UI on http://127.0.0.1:{port} (tracking {store}); Ctrl-C ends it", flush=True)
+    print(f"MLflow UI on http://127.0.0.1:{port} (tracking {tracking.uri()}); Ctrl-C ends it", flush=True)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", store]
-    if store.startswith("sqlite:///"):
-        command += ["--artifacts-destination", str(Path(store.removeprefix("sqlite:///")).parent / "mlartifacts")]
+    command += ["--backend-store-uri", tracking.uri()]
+    if folder := tracking.embedded():
+        command += ["--artifacts-destination", str(folder / "mlartifacts")]
     # Its job workers would start seven processes that nothing here uses.
     environment = os.environ | tracking.QUIET | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     subprocess.run(command, env=environment, check=False)

@@ -1,4 +1,4 @@
-"""The tables of README.md, made from `results/*.json` between their marks: `python benchmarks/readme.py`."""
+"""The tables of README.md and docs/, made from `results/*.json` between their marks: `python benchmarks/readme.py`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import results
+from benchmarks import data_figures, results
 from maskocr_core.judging.comparison import TITLES
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def render(text: str) -> str:
@@ -77,7 +78,8 @@ def _interval(cer: dict[str, float]) -> str:
     return f"{100 * cer['value']:.1f} % [{100 * cer['low']:.1f}, {100 * cer['high']:.1f}]"
 
 
-BLOCKS = {"comparison": comparison, "figure": figure}
+BLOCKS = {"comparison": comparison, "figure": figure, "data": data_figures.table}
 
 if __name__ == "__main__":
-    README.write_text(render(README.read_text()))
+    for page in PAGES:
+        page.write_text(render(page.read_text()))

@@ -9,7 +9,9 @@ from maskocr_components import IMAGE
 def evaluate(
     recipe: str,
     overrides: list,
+    data_version: str,
     lines: Input[Dataset],
+    validation: Input[Artifact],
     selection: Input[Dataset],
     recognizers: Input[Model],
     evaluation_out: Output[Artifact],
@@ -20,7 +22,9 @@ def evaluate(
 
     numbers = stages.get("evaluate")(
         config.load(recipe, overrides),
+        data_version=data_version,
         lines=lines.path,
+        validation=validation.path,
         selection=selection.path,
         recognizers=recognizers.path,
         evaluation_out=evaluation_out.path,

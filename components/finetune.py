@@ -10,6 +10,7 @@ def finetune(
     recipe: str,
     overrides: list,
     transfer_uri: str,
+    data_version: str,
     lines: Input[Dataset],
     selection: Input[Dataset],
     encoder: Input[Model],
@@ -22,6 +23,7 @@ def finetune(
     numbers = stages.get("finetune")(
         config.load(recipe, overrides),
         transfer_uri=transfer_uri,
+        data_version=data_version,
         lines=lines.path,
         selection=selection.path,
         encoder=encoder.path,

@@ -9,6 +9,7 @@ from maskocr_components import IMAGE
 def fit(
     recipe: str,
     overrides: list,
+    data_version: str,
     lines: Input[Dataset],
     validation: Input[Artifact],
     selection_out: Output[Dataset],
@@ -19,6 +20,7 @@ def fit(
 
     numbers = stages.get("fit")(
         config.load(recipe, overrides),
+        data_version=data_version,
         lines=lines.path,
         validation=validation.path,
         selection_out=selection_out.path,

@@ -1,5 +1,7 @@
 """ingest as a KFP component."""
 
+from typing import NamedTuple
+
 from kfp.dsl import Dataset, Metrics, Output, component
 
 from maskocr_components import IMAGE
@@ -13,7 +15,7 @@ def ingest(
     transfer_uri: str,
     lines_out: Output[Dataset],
     metrics: Output[Metrics],
-):
+) -> NamedTuple("Versions", [("data_version", str)]):
     """Turn raw line images and their texts into Parquet shards."""
     from maskocr_core import config, stages
 
@@ -25,3 +27,4 @@ def ingest(
     )
     for name, value in numbers.items():
         metrics.log_metric(name, value)
+    return (stages.data_version(lines_out.path),)

@@ -9,6 +9,7 @@ from maskocr_components import IMAGE
 def pretrain(
     recipe: str,
     overrides: list,
+    data_version: str,
     lines: Input[Dataset],
     selection: Input[Dataset],
     codebook: Input[Artifact],
@@ -20,6 +21,7 @@ def pretrain(
 
     numbers = stages.get("pretrain")(
         config.load(recipe, overrides),
+        data_version=data_version,
         lines=lines.path,
         selection=selection.path,
         codebook=codebook.path,

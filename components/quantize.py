@@ -9,6 +9,7 @@ from maskocr_components import IMAGE
 def quantize(
     recipe: str,
     overrides: list,
+    data_version: str,
     lines: Input[Dataset],
     selection: Input[Dataset],
     codebook_out: Output[Artifact],
@@ -19,6 +20,7 @@ def quantize(
 
     numbers = stages.get("quantize")(
         config.load(recipe, overrides),
+        data_version=data_version,
         lines=lines.path,
         selection=selection.path,
         codebook_out=codebook_out.path,

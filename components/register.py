@@ -9,6 +9,7 @@ from maskocr_components import IMAGE
 def register(
     recipe: str,
     overrides: list,
+    data_version: str,
     lines: Input[Dataset],
     recognizers: Input[Model],
     evaluation: Input[Artifact],
@@ -20,6 +21,7 @@ def register(
 
     numbers = stages.get("register")(
         config.load(recipe, overrides),
+        data_version=data_version,
         lines=lines.path,
         recognizers=recognizers.path,
         evaluation=evaluation.path,

@@ -9,6 +9,7 @@ from maskocr_components import IMAGE
 def validate(
     recipe: str,
     overrides: list,
+    data_version: str,
     lines: Input[Dataset],
     validation_out: Output[Artifact],
     metrics: Output[Metrics],
@@ -18,6 +19,7 @@ def validate(
 
     numbers = stages.get("validate")(
         config.load(recipe, overrides),
+        data_version=data_version,
         lines=lines.path,
         validation_out=validation_out.path,
     )

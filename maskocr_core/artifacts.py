@@ -19,10 +19,11 @@ from typing import Any
 
 from maskocr_core.services import storage
 
-FORMAT_VERSION = 1
+FORMAT_VERSION, READABLE = 2, (1, 2)
 MANIFEST = "manifest.json"
 LINEAGE = "lineage.json"
 _STORED = (".parquet", ".safetensors")
+_ELSEWHERE = ".stored.json"  # stands for a file of an unfinished folder that lies in the store already
 _SHOWN = (".html", ".png", ".svg")  # pages for people, with the time in them: listed, but no part of the data version
 
 
@@ -40,9 +41,9 @@ class Artifact:
                 f"{self.folder} has no {MANIFEST}: the stage that writes it has not finished; run it first"
             )
         manifest = json.loads(path.read_text())
-        if manifest.get("format_version") != FORMAT_VERSION:
+        if manifest.get("format_version") not in READABLE:
             raise ValueError(
-                f"{path}: format_version {manifest.get('format_version')!r} is not {FORMAT_VERSION}; install the maskocr that wrote it"
+                f"{path}: format_version {manifest.get('format_version')!r} is none of {READABLE}; install the maskocr that wrote it"
             )
         return manifest
 
@@ -101,18 +102,16 @@ class Artifact:
 
 def finish(folder: Path, *, kind: str, config: dict[str, Any], metrics: dict[str, float]) -> Artifact:
     """Write lineage and, last, the manifest of a folder whose files are complete."""
-    store = os.environ.get("MASKOCR_STORE", "")
     entries = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name = path.relative_to(folder).as_posix()
-        if name in (MANIFEST, LINEAGE):
-            continue
-        entry = {"name": name, "bytes": path.stat().st_size, "sha256": sha256(path)}
-        if path.suffix == ".parquet":
-            entry["rows"] = _rows(path)
-        if store and path.suffix in _STORED:
-            entry["uri"] = _move_to_store(path, store, entry["sha256"])
-        entries.append(entry)
+        if path.name.endswith(_ELSEWHERE):
+            entries.append(
+                json.loads(path.read_text()) | {"name": path.relative_to(folder).as_posix()[: -len(_ELSEWHERE)]}
+            )
+            path.unlink()
+        elif (name := path.relative_to(folder).as_posix()) not in (MANIFEST, LINEAGE):
+            entries.append({"name": name, **_settled(path)})
+    entries.sort(key=lambda entry: entry["name"])
     # Names count: a split is nothing but the folder that a shard lies in.
     data = sorted(f"{entry['name']} {entry['sha256']}" for entry in entries if not entry["name"].endswith(_SHOWN))
     version = hashlib.sha256("\n".join(data).encode()).hexdigest()
@@ -129,6 +128,26 @@ def finish(folder: Path, *, kind: str, config: dict[str, Any], metrics: dict[str
         },
     )
     return Artifact(folder)
+
+
+def settle(folder: Path) -> None:
+    """With a store, move the large files of an unfinished folder there now; `finish` takes up what is left in their place.
+
+    So that the worker that made a shard also stores it, wherever it runs.
+    """
+    if os.environ.get("MASKOCR_STORE"):
+        for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in _STORED):
+            path.with_name(path.name + _ELSEWHERE).write_text(json.dumps(_settled(path)))
+
+
+def take_over(part: Path, unfinished: Path, folders: tuple[str, ...]) -> None:
+    """Link the files below `folders` of a finished part, or what stands for them, into an unfinished artifact."""
+    for folder in folders:
+        for path in sorted((part / folder).glob("*")):
+            destination = unfinished / folder / path.name
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            destination.unlink(missing_ok=True)
+            _link_or_copy(str(path), str(destination))
 
 
 def demand_room(destination: Path) -> None:
@@ -176,6 +195,16 @@ def _link_or_copy(source: str, destination: str) -> None:
         os.link(source, destination)
     except OSError:  # another file system, or one without hard links
         shutil.copy2(source, destination)
+
+
+def _settled(path: Path) -> dict[str, Any]:
+    """The manifest's entry of a file but its name; the file itself goes into the store, if there is one for its kind."""
+    entry = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    if path.suffix == ".parquet":
+        entry["rows"] = _rows(path)
+    if (store := os.environ.get("MASKOCR_STORE")) and path.suffix in _STORED:
+        entry["uri"] = _move_to_store(path, store, entry["sha256"])
+    return entry
 
 
 def _move_to_store(path: Path, store: str, digest: str) -> str:

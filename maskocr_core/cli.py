@@ -99,8 +99,36 @@ def _documentation(stage: Callable[..., Any]) -> tuple[str, dict[str, str]]:
     return head, dict(re.findall(r"^(\w+): (.+)$", rest, re.MULTILINE))
 
 
+def _with_dry_run(command: Callable[..., None]) -> Callable[..., None]:
+    """The command of ingest with a flag to tell what it would do, for which no output is needed."""
+
+    def ingest(dry_run: bool, lines_out: Path | None, **arguments: Any) -> None:
+        if not dry_run:
+            if lines_out is None:
+                raise typer.BadParameter("give a folder for the shards, or --dry-run", param_hint="--lines-out")
+            return command(lines_out=lines_out, **arguments)
+        from maskocr_core import config
+        from maskocr_core.stages.ingest import outline
+
+        for line in outline(config.load(arguments.pop("recipe"), arguments.pop("set")), **arguments):
+            print(line)
+
+    option = typer.Option("--dry-run", help="Tell what would be done from a sample of the lines, and write nothing.")
+    parameters = inspect.signature(command).parameters | {
+        "dry_run": inspect.Parameter(
+            "dry_run", inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[bool, option], default=False
+        )
+    }
+    parameters["lines_out"] = parameters["lines_out"].replace(default=None)
+    ingest.__signature__ = inspect.Signature(list(parameters.values()))
+    ingest.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
+    ingest.__doc__ = command.__doc__
+    return ingest
+
+
 for _name in stages.NAMES:
-    app.command(_name, rich_help_panel="Stages, in order")(_stage_command(_name))
+    _command = _stage_command(_name)
+    app.command(_name, rich_help_panel="Stages, in order")(_with_dry_run(_command) if _name == "ingest" else _command)
 
 
 @app.command(rich_help_panel="Pipelines")
@@ -197,6 +225,50 @@ def track(
         config=stages.config_version(config.load(recipe, set)),
     )
     print(f"{folder}: now, with .venv/bin on the PATH, `cd {folder} && dvc repro && dvc push`")
+
+
+@app.command(rich_help_panel="Data")
+def forget(
+    document: Annotated[str | None, typer.Option(help="Document to forget, of --source where one is given.")] = None,
+    source: Annotated[str | None, typer.Option(help="Source to forget; with --document, the one it is of.")] = None,
+    expired: Annotated[bool, typer.Option("--expired", help="Forget lines whose `retain_until` has passed.")] = False,
+    listed: Annotated[
+        bool, typer.Option("--listed", help="Erase what is listed already: in another clone, on another machine.")
+    ] = False,
+    today: Annotated[
+        str | None, typer.Option(metavar="DATE", help="The day that --expired counts from; default: today, UTC.")
+    ] = None,
+    reason: Annotated[str, typer.Option(help="Why; it is kept in clear, so name nobody.")] = "",
+    work: Annotated[
+        list[Path] | None, typer.Option(help="Folder to search beside MASKOCR_WORK; default: work. May be given again.")
+    ] = None,
+    repository: Annotated[
+        list[Path] | None, typer.Option(help="DVC repository outside those folders. May be given again.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be touched, and change nothing.")] = False,
+    even_if_unknown: Annotated[
+        bool, typer.Option("--even-if-unknown", help="Keep it out of data to come, though no line of it is here.")
+    ] = False,
+) -> None:
+    """Forget a document, a source or expired lines: hidden from every reader at once, then erased wherever they lie."""
+    from maskocr_core.erasure import forget as erasure
+    from maskocr_core.erasure.places import Places
+
+    folder = stages.work_folder()
+    asked = erasure.Asked(reason, document, source, erasure.day(today) if expired else None, listed)
+    places = Places.of([folder, *(work or [Path("work")])], repository or [])
+    if (
+        not erasure.forget(
+            asked,
+            places,
+            folder,
+            dry_run=dry_run,
+            even_if_unknown=even_if_unknown,
+            say=lambda line: print(line, flush=True),
+        )
+        and not dry_run
+    ):
+        raise typer.Exit(1)
 
 
 @app.command(rich_help_panel="Models")

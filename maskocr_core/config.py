@@ -17,8 +17,9 @@ STEP = 8  # px of width of one step: patch, label and CTC frame alike (the autho
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Strict(), Field(ge=1)]  # strict: `true` is no number of steps
-Column = Literal["image", "page_id", "document_id", "text", "source", "split", "order", "license"]
+Column = Literal["image", "page_id", "document_id", "text", "source", "split", "order", "license", "retain_until"]
 Start = Literal["scratch", "transfer", "pretrained", "both"]
+Direction = Literal["ltr", "rtl"]
 
 
 class Section(BaseModel):
@@ -32,6 +33,8 @@ class Data(Section):
     """Height in px to which every line image is scaled, width kept in proportion (the authors' code: 40)."""
     max_width: Annotated[int, Field(ge=64, le=8192)] = 2048
     """Width in px after scaling at which a line is cut (the authors' code: 2,048)."""
+    direction: Direction = "ltr"
+    """Where a line begins: `ltr` at its left, `rtl` at its right (Hebrew, Arabic): its image is then mirrored to be read."""
     columns: dict[Column, str] = {"page_id": "page", "document_id": "doc"}
     """Our column name → the name in your Parquet; a column that already has our name needs no entry."""
     split_unit: Literal["document", "page"] = "document"
@@ -55,11 +58,15 @@ class Data(Section):
 class Quality(Section):
     max_refused: Probability = 0.2
     """Share of a source's lines that may be quarantined before `validate` fails the source as a whole."""
+    max_refused_shard: Probability = 0.5
+    """The same share for one shard of 50 lines or more: where most of it is bad, the file was read wrongly."""
 
 
 class Fit(Section):
+    features: Literal["auto", "strokes", "champion"] = "auto"
+    """What a line is described by: its strokes, without any weights, or the champion's encoder; auto: the champion's where there is one."""
     accept_kid_ratio: Annotated[float, Field(gt=0.0)] = 3.0
-    """A source is accepted up to this multiple of the worst KID between the target's own documents."""
+    """A source is accepted up to this multiple of the KID that as many of the target's own documents would reach at most."""
     reject_kid_ratio: Annotated[float, Field(gt=0.0)] = 100.0
     """A source is rejected beyond this multiple."""
     seed: int = 0
@@ -93,7 +100,7 @@ class Codebook(Section):
     components: Positive = 32
     """Principal components kept of a window before k-means."""
     sample_lines: Positive = 20000
-    """Lines, at most, from which windows are drawn for PCA and k-means."""
+    """Lines, about, from which windows are drawn for PCA and k-means: each is drawn by a hash of its id."""
     seed: int = 0
     """Seed of the sample, the PCA and k-means."""
 

@@ -23,7 +23,8 @@ class Reader:
         """(text, confidence in (0, 1], not calibrated) of each image. Raises ValueError on one that is refused or broken."""
         results = []
         for image in encoded:
-            pixels = images.prepare(image, self.facts["height"], self.facts["max_width"])
+            mirrored = self.facts["direction"] == "rtl"
+            pixels = images.prepare(image, self.facts["height"], self.facts["max_width"], mirrored=mirrored)
             pixels = np.pad(pixels, ((0, 0), (0, -pixels.shape[1] % STEP)), constant_values=255)
             ink = 1.0 - torch.from_numpy(pixels).float()[None, None] / 255.0
             texts, confidences = self.recognizer.read(ink, torch.ones(1, ink.shape[3] // STEP, dtype=torch.bool))

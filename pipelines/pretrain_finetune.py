@@ -40,26 +40,30 @@ def pretrain_finetune(data_uri: str, transfer_uri: str = "", recipe: str = "smal
     """Pre-train on the unlabelled lines that fit, fine-tune from every start, compare, and register the candidate.
 
     Args:
-        data_uri: Your lines: a folder or s3://bucket/prefix with Parquet files, or images with .gt.txt beside them.
+        data_uri: Your lines: a folder, an archive or s3://bucket/prefix with Parquet files, line images with .gt.txt beside them, or pages with PAGE XML or ALTO.
         transfer_uri: Labelled lines of a related domain in the same forms, or a trained recognizer (models:/name@alias); empty for none.
         recipe: Named configuration: pilot, smoke, small or base.
         overrides: Changes to the recipe, such as ["pretrain.steps=20000", "sweep.budgets=[300, 1000]"].
     """
     knobs = {"recipe": recipe, "overrides": overrides}
     ingested = _on_cluster(ingest(**knobs, data_uri=data_uri, transfer_uri=transfer_uri), memory="4Gi")
-    lines = ingested.outputs["lines_out"]
-    validated = _on_cluster(validate(**knobs, lines=lines), memory="4Gi")
-    fitted = _on_cluster(fit(**knobs, lines=lines, validation=validated.outputs["validation_out"]), memory="4Gi")
+    # Every task that reads lines is told their version too: it stands in the task's inputs, and other lines are refused.
+    lines = {"lines": ingested.outputs["lines_out"], "data_version": ingested.outputs["data_version"]}
+    validated = _on_cluster(validate(**knobs, **lines), memory="4Gi")
+    validation = validated.outputs["validation_out"]
+    fitted = _on_cluster(fit(**knobs, **lines, validation=validation), memory="4Gi")
     selection = fitted.outputs["selection_out"]
-    quantized = _on_cluster(quantize(**knobs, lines=lines, selection=selection), memory="8Gi")
+    quantized = _on_cluster(quantize(**knobs, **lines, selection=selection), memory="8Gi")
     pretrained = _on_cluster(
-        pretrain(**knobs, lines=lines, selection=selection, codebook=quantized.outputs["codebook_out"]), memory="16Gi"
+        pretrain(**knobs, **lines, selection=selection, codebook=quantized.outputs["codebook_out"]), memory="16Gi"
     )
     encoder = pretrained.outputs["encoder_out"]
     finetuned = _on_cluster(
-        finetune(**knobs, lines=lines, selection=selection, encoder=encoder, transfer_uri=transfer_uri), memory="16Gi"
+        finetune(**knobs, **lines, selection=selection, encoder=encoder, transfer_uri=transfer_uri), memory="16Gi"
     )
     recognizers = finetuned.outputs["recognizers_out"]
-    evaluated = _on_cluster(evaluate(**knobs, lines=lines, selection=selection, recognizers=recognizers), memory="8Gi")
-    registered = register(**knobs, lines=lines, recognizers=recognizers, evaluation=evaluated.outputs["evaluation_out"])
+    evaluated = _on_cluster(
+        evaluate(**knobs, **lines, validation=validation, selection=selection, recognizers=recognizers), memory="8Gi"
+    )
+    registered = register(**knobs, **lines, recognizers=recognizers, evaluation=evaluated.outputs["evaluation_out"])
     _on_cluster(registered, memory="4Gi")

@@ -15,6 +15,7 @@ PACKS = REPOSITORY.parent / "shared" / "data"
 
 # Training in tests is timed by nothing, but two busy OpenMP pools on two cores would be slow for no reason.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MASKOCR_MAP", "inline")  # also for fixtures that live longer than a test
 
 
 def pytest_collection_modifyitems(items):
@@ -40,8 +41,11 @@ def own_place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MASKOCR_WORK", str(tmp_path / "stages"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    for name in ("MASKOCR_RUN", "MASKOCR_STORE", "MLFLOW_RUN_ID", "RAY_ADDRESS", "KFP_ENDPOINT"):
+    chosen = ("RUN", "STORE", "MAP", "JOBS", "TOMBSTONES")
+    for name in (*(f"MASKOCR_{word}" for word in chosen), "MLFLOW_RUN_ID", "RAY_ADDRESS", "KFP_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
+    # A process a core for every few shards costs more than it saves here; tests of the ways choose for themselves.
+    monkeypatch.setenv("MASKOCR_MAP", "inline")
 
 
 @pytest.fixture(scope="session")
@@ -91,6 +95,7 @@ def road(raw, smoke, tmp_path_factory) -> dict[str, Path]:
         patch.setenv("MASKOCR_WORK", str(root / "stages"))
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
         patch.setenv("MASKOCR_RUN", "road")
+        patch.setenv("MASKOCR_MAP", "inline")
         for name in stages.NAMES:
             run_stage(name, smoke, raw, root)
     return {path.name: path for path in root.iterdir() if path.is_dir()} | {"root": root}

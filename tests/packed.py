@@ -30,18 +30,21 @@ def short_lines(count: int, *, seed: int, alphabet: str = "0123456789", length: 
 def pack(folder: Path, splits: dict[str, Iterable[Line]], *, shard_lines: int = 4096,
          weight: Callable[[int], float] = lambda number: 1.0) -> tuple[Path, Path]:
     """Write (lines, selection) artifacts below `folder`; `weight` of a line's number in its split is its sampling weight."""
-    selection = []
     for split, content in splits.items():
-        writer = lines.ShardWriter(folder / "lines", split, shard_lines)
+        rows, weights = [], {}
         for number, (text, image) in enumerate(content):
             encoded = rendered.png(image)
             identity = lines.line_id(encoded)
             document = f"{split}/document-{number // 8}"
-            writer.add({"line_id": identity, "page_id": document, "document_id": document, "source": "rendered", "image": encoded,
-                        "height": image.shape[0], "width": image.shape[1], "text": text})
-            selection.append({"line_id": identity, "split": split, "weight": weight(number)})
-        writer.flush()
-    lines.write(pa.Table.from_pylist(selection, schema=lines.SELECTION), folder / "selection" / "selection.parquet")
+            rows.append({"line_id": identity, "page_id": document, "document_id": document, "source": "rendered", "image": encoded,
+                         "height": image.shape[0], "width": image.shape[1], "text": text})
+            weights[identity] = weight(number)
+        for first in range(0, len(rows), shard_lines):
+            shard = lines.in_order(rows[first : first + shard_lines])
+            name = f"{split}/part-{first // shard_lines:05d}.parquet"
+            lines.write(pa.Table.from_pylist(shard, schema=lines.SCHEMA), folder / "lines" / name)
+            chosen = [{"line_id": row["line_id"], "weight": weights[row["line_id"]]} for row in shard]
+            lines.write(pa.Table.from_pylist(chosen, schema=lines.SELECTION), folder / "selection" / name)
     for kind in ("lines", "selection"):
         artifacts.finish(folder / kind, kind=kind, config={}, metrics={})
     return folder / "lines", folder / "selection"
@@ -53,12 +56,17 @@ def source(packed: tuple[Path, Path], split: str, data: Data) -> batches.Lines:
     return batches.Lines(artifact, lines.selected(artifact, selection, split), data)
 
 
+def stream(packed: tuple[Path, Path], split: str, data: Data) -> batches.Stream:
+    """The same lines, a window at a time."""
+    return batches.Stream(*map(Artifact, packed), split, data)
+
+
 def quantized(folder: Path, packed: tuple[Path, Path], config: Config) -> Path:
     """A codebook artifact of the unlabelled lines."""
     settings = config.codebook
     pixels = [codebook.windows(batch.ink, settings.window)[batch.valid] for _, batch in source(packed, "unlabeled", config.data).in_order(32)]
     book = codebook.fit(torch.cat(pixels).numpy(), height=config.data.height, window=settings.window,
                         components=settings.components, clusters=settings.clusters, seed=settings.seed)
-    checkpoint.save_codebook(book, folder)
+    checkpoint.save_codebook(book, folder, config.data.direction)
     artifacts.finish(folder, kind="codebook", config={}, metrics={})
     return folder

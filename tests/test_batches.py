@@ -21,8 +21,13 @@ def wide_lines(count, seed=0):
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    return packed.source(packed.pack(tmp_path_factory.mktemp("even"), {"train": wide_lines(LINES)}, shard_lines=4), "train", DATA)
+def packs(tmp_path_factory):
+    return packed.pack(tmp_path_factory.mktemp("even"), {"train": wide_lines(LINES)}, shard_lines=4)
+
+
+@pytest.fixture(scope="module")
+def source(packs):
+    return packed.source(packs, "train", DATA)
 
 
 def drawn(stream, steps):
@@ -33,6 +38,43 @@ def test_every_line_comes_once_an_epoch(source):
     ids = drawn(batches.training(source, batch=BATCH, seed=0), 3 * LINES // BATCH)
     for epoch in range(3):
         assert sorted(ids[epoch * LINES : (epoch + 1) * LINES]) == sorted(source.line_ids)
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_a_stream_gives_the_very_batches_that_the_whole_set_in_memory_gives(packs, source, augment):
+    streamed = batches.training(packed.stream(packs, "train", DATA), batch=BATCH, seed=4, augment=augment)
+    whole = batches.training(source, batch=BATCH, seed=4, augment=augment)
+    for found, expected in islice(zip(streamed, whole), 2 * LINES // BATCH):
+        assert found.line_ids == expected.line_ids and found.texts == expected.texts
+        assert torch.equal(found.ink, expected.ink) and torch.equal(found.valid, expected.valid)
+
+
+def test_a_stream_begun_at_a_later_step_decodes_nothing_of_the_windows_before(packs, monkeypatch):
+    decoded = Counter()
+    prepare = batches.images.prepare
+
+    def counting(image, *arguments, **keywords):
+        decoded["lines"] += 1
+        return prepare(image, *arguments, **keywords)
+
+    monkeypatch.setattr(batches.images, "prepare", counting)
+    whole = drawn(batches.training(packed.stream(packs, "train", DATA), batch=BATCH, seed=3), 31)[30 * BATCH :]
+    decoded.clear()
+    assert drawn(batches.training(packed.stream(packs, "train", DATA), batch=BATCH, seed=3, first_step=30), 1) == whole
+    assert decoded["lines"] == BATCH
+
+
+def test_a_stream_knows_how_many_lines_it_has_and_refuses_the_selection_of_other_lines(packs, tmp_path):
+    assert len(packed.stream(packs, "train", DATA)) == LINES
+    others = packed.pack(tmp_path, {"train": wide_lines(4, seed=1), "val": wide_lines(4, seed=2)})
+    with pytest.raises(ValueError, match="selects lines that .* does not hold: run validate and fit again"):
+        batches.Stream(Artifact(packs[0]), Artifact(others[1]), "train", DATA)
+
+
+def test_lines_of_weight_zero_alone_are_refused_instead_of_sought_for_ever(tmp_path):
+    nothing = packed.pack(tmp_path, {"train": wide_lines(4)}, weight=lambda number: 0.0)
+    with pytest.raises(ValueError, match="every line has weight 0"):
+        next(batches.training(packed.stream(nothing, "train", DATA), batch=2, seed=0))
 
 
 def test_a_last_batch_that_is_not_full_is_topped_up_and_no_line_is_lost(source):
@@ -124,8 +166,8 @@ def test_reading_in_order_shows_each_line_once_and_as_it_is(source):
     assert sorted(seen) == sorted(source.line_ids)
 
 
-def test_what_cannot_be_kept_is_decoded_again_and_is_the_same(source, monkeypatch):
+def test_what_cannot_be_kept_is_decoded_again_and_is_the_same(source):
     fresh = source.with_geometry(DATA)
-    monkeypatch.setattr(batches, "CACHE_BYTES", 0)
+    fresh.keep = 0
     assert all(np.array_equal(fresh.pixels(place), source.pixels(place)) for place in range(5))
     assert fresh.pixels(0) is not fresh.pixels(0)

@@ -2,6 +2,8 @@ import hashlib
 import io
 import struct
 import zlib
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from maskocr_core import artifacts
-from maskocr_core.data import images, lines
+from maskocr_core import artifacts, config
+from maskocr_core.data import batches, images, lines, tombstones
 
 
 def encoded(pixels: np.ndarray, format: str = "PNG") -> bytes:
@@ -39,42 +41,56 @@ def row(number: int, **changes) -> dict:
     } | changes
 
 
-def written(folder, count: int, shard_lines: int = 4096, split: str = "train") -> artifacts.Artifact:
-    writer = lines.ShardWriter(folder, split, shard_lines)
-    for number in range(count):
-        writer.add(row(number))
-    writer.flush()
+def written(folder, *shards, side=None) -> artifacts.Artifact:
+    """An artifact of lines: each shard is (name, rows)."""
+    for name, rows in shards:
+        lines.write(pa.Table.from_pylist(rows, schema=lines.SCHEMA), folder / name)
+    for name, table in (side or {}).items():
+        lines.write(table, folder / name)
     return artifacts.finish(folder, kind="lines", config={}, metrics={})
 
 
-def chosen(folder, identities: list[str], split: str = "train", weight: float = 0.5) -> artifacts.Artifact:
-    rows = [{"line_id": identity, "split": split, "weight": weight} for identity in identities]
-    lines.write(pa.Table.from_pylist(rows, schema=lines.SELECTION), folder / "selection.parquet")
+def train(folder, *counts: int) -> artifacts.Artifact:
+    """Shards of the split train with so many lines each, numbered on."""
+    starts = [sum(counts[:number]) for number in range(len(counts))]
+    return written(
+        folder,
+        *(
+            (f"train/part-{n:05}.parquet", [row(i) for i in range(start, start + count)])
+            for n, (start, count) in enumerate(zip(starts, counts))
+        ),
+    )
+
+
+def chosen(folder, shard: str, identities: list[str], weight: float = 0.5) -> artifacts.Artifact:
+    rows = [{"line_id": identity, "weight": weight} for identity in identities]
+    lines.write(pa.Table.from_pylist(rows, schema=lines.SELECTION), folder / shard)
     return artifacts.finish(folder, kind="selection", config={}, metrics={})
 
 
+def forget(*names: str) -> None:
+    """Put a source, document, page or line on the list of tombstones; the names are those of tombstones.KEY."""
+    document = tombstones.digest(*names[:2]) if len(names) > 2 else ""
+    tombstones.add([{"digest": tombstones.digest(*names), "document": document, "at": "2026-01-01", "reason": "test"}])
+
+
 def test_a_row_group_has_512_rows(tmp_path):
-    artifact = written(tmp_path / "lines", 1100)
+    artifact = train(tmp_path / "lines", 1100)
     metadata = pq.read_metadata(tmp_path / "lines/train/part-00000.parquet")
     assert [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)] == [512, 512, 76]
-    assert artifact.manifest["files"][0]["rows"] == 1100
-
-
-def test_a_shard_has_no_more_lines_than_were_asked_for(tmp_path):
-    artifact = written(tmp_path / "lines", 25, shard_lines=10)
-    assert [entry["rows"] for entry in artifact.manifest["files"]] == [10, 10, 5]
-    assert lines.index(artifact, "train").num_rows == 25
+    assert artifact.manifest["files"][0]["rows"] == 1100 == lines.count(artifact, "train")
+    assert lines.groups_of(artifact, "train/part-00000.parquet") == 3
 
 
 def test_a_split_without_lines_leaves_no_shard_and_an_empty_index(tmp_path):
-    artifact = written(tmp_path / "lines", 3)
+    artifact = train(tmp_path / "lines", 3)
     empty = lines.index(artifact, "val")
-    assert artifact.names("val/") == [] and empty.num_rows == 0
+    assert lines.shards(artifact, "val") == [] and empty.num_rows == 0
     assert empty.schema == lines.index(artifact, "train").schema
 
 
 def test_the_index_leads_to_every_image(tmp_path):
-    artifact = written(tmp_path / "lines", 600, shard_lines=550)
+    artifact = train(tmp_path / "lines", 550, 50)
     table = lines.index(artifact, "train")
     assert "image" not in table.column_names and len(set(table["line_id"].to_pylist())) == 600
     for place in table.take([0, 511, 512, 549, 550, 599]).to_pylist():
@@ -82,26 +98,36 @@ def test_the_index_leads_to_every_image(tmp_path):
         assert lines.line_id(group["image"][place["row"]].as_py()) == place["line_id"]
 
 
+def test_the_index_of_some_row_groups_is_that_part_of_the_whole(tmp_path):
+    artifact = train(tmp_path / "lines", 1100)
+    (shard,) = lines.shards(artifact, "train")
+    whole = lines.index_of(artifact, shard, ["line_id"])
+    assert lines.index_of(artifact, shard, ["line_id"], [1]).to_pylist() == whole.slice(512, 512).to_pylist()
+    assert lines.index_of(artifact, shard, ["line_id"], []).num_rows == 0
+
+
 def test_the_index_and_the_stream_of_images_have_one_order(tmp_path):
-    artifact = written(tmp_path / "lines", 150, shard_lines=70)
+    artifact = train(tmp_path / "lines", 70, 80)
     streamed = [identity for batch in lines.images(artifact, "train") for identity in batch["line_id"].to_pylist()]
     assert streamed == lines.index(artifact, "train")["line_id"].to_pylist()
 
 
 def test_images_come_in_the_order_that_they_are_asked_for(tmp_path):
-    artifact = written(tmp_path / "lines", 100)
+    artifact = train(tmp_path / "lines", 40, 60)
     wanted = [row(number)["line_id"] for number in (70, 3, 99)]
     assert [lines.line_id(image) for image in lines.images_of(artifact, "train", wanted)] == wanted
 
 
-def test_neighbours_of_a_page_are_not_left_side_by_side(tmp_path):
-    order = lines.index(written(tmp_path / "lines", 100), "train")["order"].to_pylist()
+def test_neighbours_of_a_page_are_not_left_side_by_side_and_the_order_hangs_on_nothing_else():
+    rows = [row(number) for number in range(100)]
+    order = [line["order"] for line in lines.in_order(rows)]
     assert sorted(order) == list(range(100))
-    assert sum(after == before + 1 for before, after in zip(order, order[1:], strict=False)) < 10
+    assert sum(after == before + 1 for before, after in zip(order, order[1:])) < 10
+    assert [line["order"] for line in lines.in_order(rows[::-1])] == order
 
 
 def test_a_flipped_byte_in_a_shard_is_noticed_wherever_its_images_are_read(tmp_path):
-    artifact = written(tmp_path / "lines", 64)
+    artifact = train(tmp_path / "lines", 64)
     shard = tmp_path / "lines/train/part-00000.parquet"
     column = pq.read_metadata(shard).row_group(0).column(lines.SCHEMA.get_field_index("image"))
     begin, whole = column.dictionary_page_offset or column.data_page_offset, shard.read_bytes()
@@ -115,33 +141,143 @@ def test_a_flipped_byte_in_a_shard_is_noticed_wherever_its_images_are_read(tmp_p
     assert sum(batch.num_rows for batch in lines.images(artifact, "train")) == 64
 
 
+def test_a_line_without_a_page_cannot_be_written(tmp_path):
+    with pytest.raises((ValueError, OSError)):
+        written(tmp_path / "lines", ("train/part-0.parquet", [row(0, page_id=None)]))
+
+
+# Copies and what is forgotten
+
+
+OWNERS = [("train", "a", 0), ("train", "b", 2), ("unlabeled", "c", 1)]  # split, document, row of line 7 there
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """Line 7 in three documents, each in a shard of three lines; that of train, document a, is the one to be read."""
+    shards, copies = [], []
+    for number, (split, document, place) in enumerate(OWNERS):
+        rows = [row(100 * number + other, document_id=document) for other in range(3)]
+        rows[place] = row(7, document_id=document)
+        shard = f"{split}/part-{document}.parquet"
+        shards.append((shard, rows))
+        copies.append(
+            {name: rows[place][name] for name in tombstones.KEY} | {"shard": shard, "place": place, "rank": number}
+        )
+    return written(
+        tmp_path / "lines", *shards, side={"duplicates.parquet": pa.Table.from_pylist(copies, schema=lines.DUPLICATES)}
+    )
+
+
+def owners(artifact) -> list[str]:
+    """The documents for which line 7 is read, by every way of reading."""
+    identity = row(7)["line_id"]
+    found = {name: [] for name in ("index", "images", "groups")}
+    for split in ("train", "unlabeled"):
+        found["index"] += [
+            line["document_id"] for line in lines.index(artifact, split).to_pylist() if line["line_id"] == identity
+        ]
+        for batch in lines.images(artifact, split):
+            found["images"] += [line["document_id"] for line in batch.to_pylist() if line["line_id"] == identity]
+        for shard in lines.shards(artifact, split):
+            table = lines.index_of(artifact, shard, ["line_id", "document_id"], [0]).to_pylist()
+            found["groups"] += [line["document_id"] for line in table if line["line_id"] == identity]
+    assert found["index"] == found["images"] == found["groups"]
+    return found["index"]
+
+
+def test_of_the_copies_of_a_line_the_first_in_rank_is_read(copied):
+    assert owners(copied) == ["a"]
+    assert lines.index(copied, "train").num_rows == 5 and lines.count(copied, "train") == 6
+
+
+def test_a_copy_whose_document_is_not_forgotten_is_read_instead(copied):
+    forget("drawn", "a")
+    assert owners(copied) == ["b"] and lines.index(copied, "train").num_rows == 3
+    forget("drawn", "b")
+    assert owners(copied) == ["c"] and lines.index(copied, "train").num_rows == 0
+    forget("drawn")
+    assert owners(copied) == [] and lines.index(copied, "unlabeled").num_rows == 0
+
+
+def test_a_page_or_a_single_line_is_forgotten_without_the_rest(copied):
+    identity = row(7)["line_id"]
+    forget("drawn", "a", "page-0", identity)
+    assert owners(copied) == ["b"] and lines.index(copied, "train").num_rows == 5
+    forget("drawn", "c", row(200)["page_id"])
+    assert lines.index(copied, "unlabeled").num_rows == 0
+
+
+# Selections
+
+
 def test_a_selection_brings_its_weights_and_leaves_the_other_lines(tmp_path):
-    artifact = written(tmp_path / "lines", 20)
+    artifact = train(tmp_path / "lines", 20, 20)
     identities = [row(number)["line_id"] for number in range(5)]
-    table = lines.selected(artifact, chosen(tmp_path / "selection", identities, weight=0.25), "train")
+    selection = chosen(tmp_path / "selection", "train/part-00000.parquet", identities, weight=0.25)
+    table = lines.selected(artifact, selection, "train")
     assert table["line_id"].to_pylist() == sorted(identities)
     assert set(table["weight"].to_pylist()) == {0.25}
     assert {"shard", "group", "row", "text"} <= set(table.column_names)
+    assert [lines.count_selected(artifact, selection, shard) for shard in lines.shards(artifact, "train")] == [5, 0]
 
 
-def test_a_selection_of_another_split_selects_nothing_here(tmp_path):
-    artifact = written(tmp_path / "lines", 5)
-    selection = chosen(tmp_path / "selection", [row(0)["line_id"]], split="val")
-    assert lines.selected(artifact, selection, "train").num_rows == 0
+def test_a_split_of_which_nothing_is_selected_is_empty(tmp_path):
+    artifact = train(tmp_path / "lines", 5)
+    selection = chosen(tmp_path / "selection", "train/part-00000.parquet", [row(0)["line_id"]])
+    assert lines.selected(artifact, selection, "val").num_rows == 0
 
 
 def test_a_selection_made_for_other_lines_is_refused_with_the_mend(tmp_path):
-    artifact = written(tmp_path / "lines", 5)
-    selection = chosen(tmp_path / "selection", [row(0)["line_id"], row(7)["line_id"]])
+    artifact = train(tmp_path / "lines", 5)
+    selection = chosen(tmp_path / "selection", "train/part-00001.parquet", [row(7)["line_id"]])
     with pytest.raises(ValueError, match="run validate and fit again on these lines"):
         lines.selected(artifact, selection, "train")
 
 
-def test_a_line_without_a_page_cannot_be_written(tmp_path):
-    writer = lines.ShardWriter(tmp_path / "lines", "train", 10)
-    writer.add(row(0, page_id=None))
-    with pytest.raises((ValueError, OSError)):
-        writer.flush()
+# The format before this one: no duplicates.parquet, no retain_until, one selection.parquet
+
+
+@pytest.fixture
+def first_format():
+    """(lines, selection): 8, 4, 4 and 12 lines of train, val, test and unlabeled; of the last, a third is not selected."""
+    folder = Path(__file__).parent / "data/lines_v1"
+    return artifacts.Artifact(folder / "lines"), artifacts.Artifact(folder / "selection")
+
+
+def test_lines_of_the_first_format_are_read(first_format):
+    artifact, _ = first_format
+    assert artifact.manifest["format_version"] == 1
+    assert [lines.index(artifact, split).num_rows for split in ("train", "val", "test", "unlabeled")] == [8, 4, 4, 12]
+    batch = next(lines.images(artifact, "train"))
+    assert batch.schema.names == lines.SCHEMA.names and batch["retain_until"].null_count == batch.num_rows
+    assert all(lines.line_id(line["image"]) == line["line_id"] for line in batch.to_pylist())
+
+
+def test_a_selection_of_the_first_format_is_read(first_format):
+    table = lines.selected(*first_format, "unlabeled")
+    assert table.num_rows == 8 and set(table["weight"].to_pylist()) == {0.5}
+    assert lines.selected(*first_format, "train").num_rows == 8
+    counts = [lines.count_selected(*first_format, shard) for shard in lines.shards(first_format[0], "unlabeled")]
+    assert len(counts) == 3 and sum(counts) == 8
+
+
+def test_training_reads_the_first_format_as_a_stream(first_format):
+    source = batches.Stream(*first_format, "unlabeled", config.load("smoke").data)
+    assert len(source) == 8
+    drawn = [identity for batch in islice(batches.training(source, batch=4, seed=0), 8) for identity in batch.line_ids]
+    assert set(drawn) == set(lines.selected(*first_format, "unlabeled")["line_id"].to_pylist())
+
+
+def test_what_is_forgotten_is_hidden_in_the_first_format_too(first_format):
+    artifact, _ = first_format
+    forget("rendered", "train/document-0")
+    assert lines.index(artifact, "train").num_rows == 4
+    assert sum(batch.num_rows for batch in lines.images(artifact, "train")) == 4
+    assert lines.selected(*first_format, "train").num_rows == 4
+
+
+# Images
 
 
 @pytest.mark.parametrize("format", images.FORMATS)

@@ -93,6 +93,9 @@ class Fixed(nn.Module):
         super().__init__()
         self.log_probabilities, self.vocabulary = nn.Parameter(log_probabilities), vocabulary
 
+    def targets(self, texts):
+        return [self.vocabulary.encode(text) for text in texts]
+
     def forward(self, ink, valid):
         return self.log_probabilities
 

@@ -61,6 +61,19 @@ def test_the_pipeline_goes_from_raw_lines_to_a_registered_model(finished):
     assert registration["alias"] == "challenger" and registration["verdict"] == "first"
 
 
+def test_the_data_version_is_in_the_manifest_on_the_mlflow_run_and_among_the_parameters_of_kfp(finished):
+    import mlflow
+
+    work, _ = finished
+    version = outputs(work, "lines_out")[0].version
+    said = json.loads(next(work.glob("pipelines/*/ingest/executor_output.json")).read_text())
+    assert said["parameterValues"] == {"data_version": version}
+    client = mlflow.MlflowClient(f"sqlite:///{work / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("maskocr")
+    run = client.search_runs([experiment.experiment_id], "tags.`maskocr.kind` = 'pipeline'")[0]
+    assert run.data.tags["version.lines"] == run.data.tags["data_version"] == version
+
+
 def test_the_logs_show_what_runs_and_no_dump_of_the_orchestrator(finished):
     _, said = finished
     assert "executor_input" not in said and "KFP Executor" not in said and "\x1b[" not in said

@@ -104,13 +104,24 @@ def test_a_component_mirrors_its_stage_and_holds_no_logic(name):
     component = [argument.arg for argument in function.args.args]
     stage = list(inspect.signature(stages.get(name)).parameters)
     assert stage[0] == "config"
-    assert set(component) == {"recipe", "overrides", "metrics", *stage[1:]}
+    handed = {*stage[1:]} | ({"data_version"} if "lines" in stage else set())  # `@stage` compares it with the lines
+    assert set(component) == {"recipe", "overrides", "metrics", *handed}
     call = next(
         node
         for node in ast.walk(function)
         if isinstance(node, ast.Call) and any(word.arg in stage for word in node.keywords)
     )
-    assert {word.arg for word in call.keywords} == set(stage[1:])
+    assert {word.arg for word in call.keywords} == handed
+
+
+def test_every_task_that_reads_lines_has_the_data_version_of_ingest_among_its_inputs():
+    compiled = next(yaml.safe_load_all((REPOSITORY / "pipelines" / "pretrain_finetune.yaml").read_text()))
+    tasks = compiled["root"]["dag"]["tasks"]
+    reading = {name for name, task in tasks.items() if "lines" in task["inputs"].get("artifacts", {})}
+    assert reading == set(stages.NAMES) - {"ingest"}
+    for name in reading:
+        said = tasks[name]["inputs"]["parameters"]["data_version"]["taskOutputParameter"]
+        assert said == {"producerTask": "ingest", "outputParameterKey": "data_version"}
 
 
 @pytest.mark.parametrize("name", stages.NAMES)
@@ -248,12 +259,13 @@ def test_the_commands_of_the_readme_parse():
     assert {"make", "maskocr", "kfp"} <= seen
 
 
-def test_the_generated_tables_of_the_readme_are_current():
+def test_the_generated_tables_of_readme_and_docs_are_current():
     from benchmarks import readme
 
-    assert readme.render((REPOSITORY / "README.md").read_text()) == (REPOSITORY / "README.md").read_text(), (
-        "run `python benchmarks/readme.py` and commit README.md"
-    )
+    for page in readme.PAGES:
+        assert readme.render(page.read_text()) == page.read_text(), (
+            f"run `python benchmarks/readme.py` and commit {page.relative_to(REPOSITORY)}"
+        )
 
 
 def test_importing_the_modules_writes_no_file_and_sets_nothing(tmp_path):

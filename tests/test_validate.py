@@ -63,14 +63,15 @@ def spoiled(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MASKOCR_WORK", str(root / "stages"))
         run(root, spoil=spoil)
-        smoke = config.load("smoke")
-        stages.get("fit")(smoke, lines=root / "lines", validation=root / "validation", selection_out=root / "selection")
     return root, bad
 
 
+def quarantine_rows(folder) -> list[dict]:
+    return schema.read_table(Artifact(folder), "quarantine.parquet").to_pylist()
+
+
 def quarantine(folder) -> dict[str, str]:
-    table = schema.read_table(Artifact(folder), "quarantine.parquet")
-    return dict(zip(table["line_id"].to_pylist(), table["reasons"].to_pylist(), strict=True))
+    return {row["line_id"]: row["reasons"] for row in quarantine_rows(folder)}
 
 
 def test_blank_inverted_and_truncated_lines_are_quarantined_with_their_reasons(spoiled):
@@ -83,32 +84,66 @@ def test_blank_inverted_and_truncated_lines_are_quarantined_with_their_reasons(s
     assert Artifact(root / "validation").metrics["quarantined"] == 6
 
 
-def test_a_quarantined_line_is_never_selected(spoiled):
+def test_a_quarantined_line_is_never_selected(spoiled, tmp_path):
     root, bad = spoiled
-    selected = set(schema.read_table(Artifact(root / "selection"), "selection.parquet")["line_id"].to_pylist())
-    everything = {
-        identity
-        for split in schema.SPLITS
-        for identity in schema.index(Artifact(root / "lines"), split)["line_id"].to_pylist()
-    }
-    assert set(bad) <= everything and selected == everything - set(bad)
+    made = {"lines": root / "lines", "validation": root / "validation", "selection_out": tmp_path / "selection"}
+    stages.get("fit")(config.load("smoke"), **made)
+    found, selection = Artifact(root / "lines"), Artifact(tmp_path / "selection")
+    selected, everything = (
+        {identity for split in schema.SPLITS for identity in read(split)["line_id"].to_pylist()}
+        for read in (lambda split: schema.selected(found, selection, split), lambda split: schema.index(found, split))
+    )
+    assert set(bad) <= everything and selected and selected <= everything - set(bad)
 
 
-def test_every_line_is_measured_and_a_broken_one_has_no_measurements(spoiled):
+def test_every_line_is_measured_in_a_table_named_like_its_shard_and_a_broken_one_has_no_measurements(spoiled):
     root, bad = spoiled
-    table = schema.read_table(Artifact(root / "validation"), "measurements.parquet").to_pylist()
-    assert len(table) == 64 == Artifact(root / "validation").metrics["lines"]
-    without = {row["line_id"] for row in table if row["ink"] is None}
+    found, validation = Artifact(root / "lines"), Artifact(root / "validation")
+    shards = [shard for split in schema.SPLITS for shard in schema.shards(found, split)]
+    assert validation.names(prefix="measurements/") == [f"measurements/{shard}" for shard in sorted(shards)]
+    rows = [row for table in schema.read_tables(validation, "measurements/") for row in table.to_pylist()]
+    assert len(rows) == 64 == validation.metrics["lines"]
+    without = {row["line_id"] for row in rows if row["ink"] is None}
     assert without == {identity for identity, how in bad.items() if how is truncated}
-    assert not {"image", "text"} & set(table[0])
+    assert not {"image", "text"} & set(rows[0])
+    labelled = [row for row in rows if row["split"] != "unlabeled"]
+    assert {row["scripts"] for row in labelled} == {"Latn"} and all(row["characters"] for row in labelled)
 
 
-def test_a_document_with_pages_in_two_splits_is_only_noted(spoiled):
+def test_documents_with_pages_on_both_sides_are_only_stated(spoiled):
     root, _ = spoiled
     validation = Artifact(root / "validation")
     assert validation.metrics["shared_documents"] == 1
-    (note,) = validation.read_json("verdict.json")["notes"]
-    assert note.startswith("1 documents have lines in more than one labelled split")
+    said = "new pages of known documents: 1 of 3 validation documents also have training pages."
+    assert said in validation.read_json("verdict.json")["notes"]
+
+
+def test_the_contact_sheet_shows_the_quarantine_and_says_which_lines_it_shows(spoiled):
+    root, bad = spoiled
+    page = (root / "validation/contact_sheet.html").read_text()
+    assert page.count("data:image/webp") == 4 and page.count("no picture") == 2
+    assert set(Artifact(root / "validation").read_json("shown.json")["contact_sheet.html"]) == set(bad)
+    assert all(identity in page for identity in bad)
+
+
+@pytest.mark.parametrize("page", ["contact_sheet.html", "data_docs"])
+def test_every_page_that_names_a_line_is_listed_as_showing_it(spoiled, page):
+    folder = spoiled[0] / "validation"
+    shown = json.loads((folder / "shown.json").read_text())
+    everything = {row["line_id"] for row in quarantine_rows(folder)}
+    for path in [folder / page] if page.endswith(".html") else (folder / page).rglob("*.html"):
+        named = {identity for identity in everything if identity in path.read_text()}
+        assert named == set(shown.get(str(path.relative_to(folder)), ()))
+
+
+@pytest.mark.browser
+def test_a_browser_asks_for_nothing_but_the_pages_themselves(spoiled):
+    from browsing import opened
+
+    folder = spoiled[0] / "validation"
+    pages = sorted(folder.rglob("*.html"))
+    asked, said = opened(*pages)
+    assert asked == [page.as_uri() for page in pages] and len(pages) == 4 and not said
 
 
 def test_the_pages_of_the_report_load_nothing_from_anywhere(spoiled):
@@ -192,3 +227,175 @@ def test_a_text_too_long_for_its_image_is_quarantined(tmp_path):
 
     (reason,) = quarantine(run(tmp_path, spoil=spoil).folder).values()
     assert "too narrow for the" in reason
+
+
+def page_of(row, other) -> None:
+    row |= {name: other[name] for name in ("source", "page", "doc")}
+
+
+def first(rows, split):
+    return next(row for row in rows if row["split"] == split)
+
+
+def test_an_image_on_both_sides_of_a_held_out_border_fails_by_place(tmp_path):
+    def spoil(rows):
+        first(rows, "test")["image"] = first(rows, "train")["image"]
+
+    with pytest.raises(ValueError, match="1 images lie in more than one labelled split") as caught:
+        run(tmp_path, spoil=spoil)
+    assert "train (rendered / rendered/train/document-00" in str(caught.value)
+    assert "test (rendered / rendered/test/document-00" in str(caught.value)
+
+
+def test_an_image_twice_on_one_side_or_among_unlabelled_lines_is_no_leak(tmp_path):
+    def spoil(rows):
+        rows[4]["image"] = rows[0]["image"]  # another training document
+        rows[-1]["image"] = first(rows, "test")["image"]
+
+    assert run(tmp_path, spoil=spoil).metrics["lines"] == 62
+
+
+def test_two_blank_scraps_are_the_same_image_and_no_leak(tmp_path):
+    def spoil(rows):
+        for split in ("train", "test"):
+            row = first(rows, split)
+            row |= {"width": 400, "height": 48}
+            row["image"] = blank(row)
+
+    assert run(tmp_path, "quality.max_refused=0.5", spoil=spoil).metrics["quarantined"] == 1
+
+
+def recompressed(row) -> bytes:
+    file = io.BytesIO()
+    Image.open(io.BytesIO(row["image"])).save(file, "JPEG", quality=50)
+    return file.getvalue()
+
+
+def test_the_same_line_compressed_anew_with_its_text_fails(tmp_path):
+    def spoil(rows):
+        test, train = first(rows, "test"), first(rows, "train")
+        test |= {"image": recompressed(train), "text": train["text"], "width": train["width"]}
+
+    with pytest.raises(ValueError, match="1 pairs of near-duplicate images with equal text.*of 256 bits"):
+        run(tmp_path, spoil=spoil)
+
+
+def test_near_duplicates_of_different_text_and_equal_texts_alone_are_stated(tmp_path):
+    def spoil(rows):
+        test, train = first(rows, "test"), first(rows, "train")
+        test |= {"image": recompressed(train), "width": train["width"]}
+        first(rows, "val")["text"] = train["text"].replace(" ", "  ")
+
+    validation = run(tmp_path, spoil=spoil)
+    notes = " ".join(validation.read_json("verdict.json")["notes"])
+    assert "near duplicates: 1 pairs" in notes and "equal texts: 1 of 8 validation lines" in notes
+    pair = schema.read_table(validation, "near_duplicates.parquet").to_pylist()
+    assert [row["split"] for row in pair] == ["test", "train"] and {row["pair"] for row in pair} == {0}
+
+
+def test_a_document_torn_where_ingest_splits_by_document_fails(tmp_path):
+    from maskocr_core.config import Data
+    from maskocr_core.data import leaks, readers
+
+    data = Data()
+    documents = {("s", str(n)): [readers.split_of(str(n), True, data)] for n in range(40)}
+    documents["s", "torn"] = ["train", "test"]
+    found = leaks.Leaks({}, documents, {}, [], (0, 0), {})
+    (fault,) = leaks.faults(found, data)
+    assert "1 documents" in fault and "s / torn" in fault
+    brought = documents | {("s", "0"): ["val" if documents["s", "0"] == ["train"] else "train"]}
+    assert not leaks.faults(leaks.Leaks({}, brought, {}, [], (0, 0), {}), data)
+    assert not leaks.faults(found, data.model_copy(update={"split_unit": "page"}))
+
+
+def test_scripts_that_mix_and_characters_never_trained_on_are_stated(tmp_path):
+    def spoil(rows):
+        rows[0]["text"] = "\u0410nna et Maria"
+        first(rows, "test")["text"] = "die Straße Ω\u0304 und mehr"
+
+    notes = " ".join(run(tmp_path, spoil=spoil).read_json("verdict.json")["notes"])
+    assert "script mix: 2 labelled lines" in notes and "1 of them inside one word" in notes
+    assert "‘Ω’ U+03A9 in 1 lines" in notes and "‘◌\u0304’ U+0304" in notes
+
+
+def test_a_source_whose_lines_were_turned_is_stated(tmp_path):
+    """Short lines turned by 90° and set side by side: as wide as a line, and of no upright text."""
+
+    def spoil(rows):
+        extra = rendered.rows(documents=15, lines=4, split="unlabeled", source="turned", seed=9)
+        for row in extra:
+            pixels = np.asarray(Image.open(io.BytesIO(row["image"])))
+            row["image"] = rendered.png(np.hstack([np.rot90(pixels[:, :150])] * 8))
+            row["height"], row["width"] = 150, 8 * pixels.shape[0]
+        rendered.parquet(tmp_path / "pack/second.parquet", extra)
+
+    (note,) = run(tmp_path, spoil=spoil).read_json("verdict.json")["notes"][-1:]
+    assert note.startswith("turned lines: in ") and "of 60 lines of source turned" in note
+
+
+def test_a_shard_that_is_mostly_bad_fails_though_its_source_is_good_enough(tmp_path):
+    def spoil(rows):
+        extra = rendered.rows(documents=15, lines=4, split="unlabeled", seed=9)
+        for row in extra[:36]:
+            row["image"] = inverted(row)
+        rendered.parquet(tmp_path / "pack/second.parquet", extra)
+
+    with pytest.raises(ValueError, match=r"shard unlabeled/part-\w+.parquet: 36 of 60 lines are bad") as caught:
+        run(tmp_path, "quality.max_refused=0.9", spoil=spoil)
+    assert str(caught.value).count("it is inverted") == 3 and "quality.max_refused_shard above 0.60" in str(caught.value)
+    assert run(tmp_path / "again", "quality.max_refused=0.9", "quality.max_refused_shard=0.7").metrics["quarantined"] == 0
+
+
+def test_everything_that_is_wrong_is_printed_before_the_first_fault_is_raised(tmp_path, capsys):
+    def spoil(rows):
+        page_of(first(rows, "train"), first(rows, "test"))
+        for row in rows[-40:]:
+            row["image"] = inverted(row)
+
+    with pytest.raises(ValueError, match="1 pages"):
+        run(tmp_path, spoil=spoil)
+    said = capsys.readouterr().out
+    assert "validate: also source rendered: 40 of 64 lines are bad" in said
+    sheet = said.partition("can be seen in ")[2].split("\n")[0]
+    assert "data:image/webp" in open(sheet).read()
+
+
+def test_a_share_beyond_one_is_refused():
+    with pytest.raises(ValueError, match="quality.max_refused_shard"):
+        config.load("smoke", ["quality.max_refused_shard=1.5"])
+
+
+def test_processes_give_the_bytes_that_one_process_gives(spoiled, tmp_path, monkeypatch):
+    root, _ = spoiled
+    monkeypatch.setenv("MASKOCR_MAP", "processes")
+    monkeypatch.setenv("MASKOCR_JOBS", "2")
+    stages.get("validate")(config.load("smoke"), lines=root / "lines", validation_out=tmp_path / "validation")
+    assert Artifact(tmp_path / "validation").version == Artifact(root / "validation").version
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize(
+    ("pack", "known"),
+    [
+        ("fr_hand", ["5 of 5 validation", "5 of 5 test"]),
+        ("medieval_hand", ["7 of 13 validation", "14 of 21 test"]),
+        ("fraktur_print", []),
+        ("early_print_fr", []),
+        ("modern_hand_fr", []),
+    ],
+)
+def test_labelled_real_lines_pass_and_known_documents_are_stated(pack, known, tmp_path):
+    from conftest import PACKS
+
+    (tmp_path / "pack").mkdir()
+    for split in ("train", "val", "test"):
+        (tmp_path / f"pack/{split}.parquet").symlink_to(PACKS / pack / f"{split}.parquet")
+    pilot = config.load("pilot")
+    stages.get("ingest")(pilot, data_uri=str(tmp_path / "pack"), lines_out=tmp_path / "lines")
+    stages.get("validate")(pilot, lines=tmp_path / "lines", validation_out=tmp_path / "validation")
+    validation = Artifact(tmp_path / "validation")
+    assert validation.metrics["near_duplicates"] == 0 == validation.metrics["expectations_failed"]
+    assert validation.metrics["quarantined"] < 0.005 * validation.metrics["lines"]
+    notes = " ".join(validation.read_json("verdict.json")["notes"])
+    assert all(f"{part} documents also have training pages" in notes for part in known)
+    assert ("new pages of known documents" in notes) is bool(known)

@@ -1,7 +1,8 @@
 """Lines into training: what is drawn at which step is a pure function of seed and step, so that a resume is exact.
 
 An epoch permutes the row groups, takes windows of them (bounded memory, lines of many shards mixed), keeps each line
-with its selection weight, forms batches of similar width inside a window and shuffles the batches.
+with its selection weight, forms batches of similar width inside a window and shuffles the batches. `Stream` reads one
+window at a time, so that memory does not grow with the number of lines; `Lines` is a set that is known as a whole.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import torch
@@ -23,6 +25,7 @@ from maskocr_core.data import images, lines
 WINDOW_GROUPS = 16
 PAD_TO = 64  # px: few distinct widths, or the memory of convolutions grows with every new one
 CACHE_BYTES = 1 << 30
+INK = 1 - np.arange(256, dtype=np.float32) / 255  # of a gray level
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,10 @@ class Batch:
 
 
 class Lines:
-    """A table as `lines.selected` gives it, with access to pixels; decoded lines are kept as long as they fit in 1 GiB."""
+    """A table as `lines.selected` gives it, with access to pixels; decoded lines are kept as long as they fit in `keep` bytes."""
 
-    def __init__(self, artifact: Artifact, table: pa.Table, data: Data):
-        self.artifact, self.table, self.data = artifact, table, data
+    def __init__(self, artifact: Artifact, table: pa.Table, data: Data, keep: int = CACHE_BYTES):
+        self.artifact, self.table, self.data, self.keep = artifact, table, data, keep
         self.line_ids: list[str] = table["line_id"].to_pylist()
         self.texts: list[str] = [text or "" for text in table["text"].to_pylist()]
         self.documents: list[str] = table["document_id"].to_pylist()
@@ -51,28 +54,43 @@ class Lines:
         )
         self._decoded: OrderedDict[int, np.ndarray] = OrderedDict()
         self._bytes = 0
-        self._group = lru_cache(maxsize=2 * WINDOW_GROUPS)(self._read_group)
+        # Nothing in the cache leads back to this object, or windows would stay in memory until the garbage is collected.
+        self._group = lru_cache(maxsize=2 * WINDOW_GROUPS)(partial(_images, artifact))
+        self._places_of: dict[tuple[str, int], list[int]] = {}
+        for place, (shard, group, _) in enumerate(self.places):
+            self._places_of.setdefault((shard, group), []).append(place)
 
     def __len__(self) -> int:
         return len(self.line_ids)
 
+    @property
+    def groups(self) -> list[tuple[str, int]]:
+        """(shard, row group) of all lines, in order."""
+        return sorted(self._places_of)
+
+    def weights_of(self, groups: list[tuple[str, int]]) -> np.ndarray:
+        """(N,) float64 sampling weights of the lines of a window of groups."""
+        return self.weights[self.window(groups)[1]]
+
+    def window(self, groups: list[tuple[str, int]]) -> tuple[Lines, np.ndarray]:
+        """Lines that hold those of a window of groups, and (N,) their places in it, in the order of `weights_of`."""
+        return self, np.concatenate([self._places_of[group] for group in groups])
+
     def with_geometry(self, data: Data) -> Lines:
         """The same lines prepared in another height and width."""
-        return Lines(self.artifact, self.table, data)
+        return Lines(self.artifact, self.table, data, self.keep)
 
     def pixels(self, place: int) -> np.ndarray:
         """Prepared grayscale uint8 (H, W) of one line."""
         if place in self._decoded:
             return self._decoded[place]
         shard, group, row = self.places[place]
-        pixels = images.prepare(self._group(shard, group)[row].as_py(), self.data.height, self.data.max_width)
-        if self._bytes + pixels.nbytes <= CACHE_BYTES:
+        image, mirrored = self._group(shard, group)[row].as_py(), self.data.direction == "rtl"
+        pixels = images.prepare(image, self.data.height, self.data.max_width, mirrored=mirrored)
+        if self._bytes + pixels.nbytes <= self.keep:
             self._decoded[place] = pixels
             self._bytes += pixels.nbytes
         return pixels
-
-    def _read_group(self, shard: str, group: int) -> pa.ChunkedArray:
-        return lines.open_parquet(self.artifact, shard).read_row_group(group, columns=["image"])["image"]
 
     def collate(self, places: np.ndarray, random: np.random.Generator | None = None) -> Batch:
         """A batch of the lines at `places`; augmented if a generator is given."""
@@ -81,14 +99,16 @@ class Lines:
         ]
         width = max(image.shape[1] for image in pixels)
         width += -width % PAD_TO
-        canvas = np.full((len(pixels), 1, self.data.height, width), 255, np.uint8)
+        ink = np.empty((len(pixels), 1, self.data.height, width), np.float32)
         steps = np.zeros(len(pixels), np.int64)
         for number, image in enumerate(pixels):
-            canvas[number, 0, :, : image.shape[1]] = image
-            steps[number] = -(-image.shape[1] // STEP)
+            end = image.shape[1]
+            cv2.LUT(image, INK, ink[number, 0, :, :end])
+            ink[number, 0, :, end:] = 0
+            steps[number] = -(-end // STEP)
         valid = torch.arange(width // STEP)[None] < torch.from_numpy(steps)[:, None]
-        ink = 1.0 - torch.from_numpy(canvas).float() / 255.0
-        return Batch(ink, valid, [self.line_ids[place] for place in places], [self.texts[place] for place in places])
+        ids, texts = [self.line_ids[place] for place in places], [self.texts[place] for place in places]
+        return Batch(torch.from_numpy(ink), valid, ids, texts)
 
     def in_order(self, batch: int) -> Iterator[tuple[np.ndarray, Batch]]:
         """Every line once, un-augmented, by width; yields (places, batch)."""
@@ -98,8 +118,53 @@ class Lines:
             yield places, self.collate(places)
 
 
+def _images(artifact: Artifact, shard: str, group: int) -> pa.ChunkedArray:
+    return lines.open_parquet(artifact, shard).read_row_group(group, columns=["image"])["image"]
+
+
+class Stream:
+    """The selected lines of a split, of which only a window is in memory at a time.
+
+    Raises ValueError if the selection was made for other lines.
+    """
+
+    COLUMNS = ("line_id", "document_id", "height", "width", "text")
+
+    def __init__(self, artifact: Artifact, selection: Artifact, split: str, data: Data):
+        lines.demand_made_for(selection, artifact)
+        self.artifact, self.selection, self.data = artifact, selection, data
+        shards = [shard for shard in lines.shards(artifact, split) if lines.count_selected(artifact, selection, shard)]
+        self.groups = [(shard, group) for shard in shards for group in range(lines.groups_of(artifact, shard))]
+        self._count = sum(lines.count_selected(artifact, selection, shard) for shard in shards)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def weights_of(self, groups: list[tuple[str, int]]) -> np.ndarray:
+        """(N,) float64 sampling weights of the lines of a window of groups; reads no more than ids and weights."""
+        return self._table(groups, ("line_id",))["weight"].to_numpy().astype(np.float64)
+
+    def window(self, groups: list[tuple[str, int]]) -> tuple[Lines, np.ndarray]:
+        """The lines of a window of groups, and (N,) their places: all of them, in the order of `weights_of`."""
+        # Each is drawn once an epoch, so that there is no use in keeping it decoded.
+        window = Lines(self.artifact, self._table(groups, self.COLUMNS), self.data, keep=0)
+        return window, np.arange(len(window))
+
+    def _table(self, groups: list[tuple[str, int]], columns: tuple[str, ...]) -> pa.Table:
+        return pa.concat_tables(
+            [lines.selected_of(self.artifact, self.selection, shard, columns, [group]) for shard, group in groups]
+        )
+
+
 def training(
-    source: Lines, *, batch: int, seed: int, first_step: int = 0, rank: int = 0, world: int = 1, augment: bool = False
+    source: Lines | Stream,
+    *,
+    batch: int,
+    seed: int,
+    first_step: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    augment: bool = False,
 ) -> Iterator[Batch]:
     """Batches of training steps `first_step`, `first_step` + 1, … without end; rank r of n gets rows r, r + n, … of each.
 
@@ -111,29 +176,41 @@ def training(
         raise ValueError(f"a batch of {batch} lines cannot be shared evenly by {world} workers; make it a multiple")
     step, epoch = 0, 0
     while True:
-        for places in _epoch(source, batch, seed, epoch):
+        before = step
+        for window, groups in enumerate(_windows(source, seed, epoch)):
+            random = np.random.default_rng([seed, epoch, window])
+            drawn_from = None  # of a window that a resume may skip, the weights are enough
             if step >= first_step:
-                random = np.random.default_rng([seed, step, rank]) if augment else None
-                yield source.collate(places[rank::world], random)
-            step += 1
+                drawn_from, places = source.window(groups)
+            weights = drawn_from.weights[places] if drawn_from else source.weights_of(groups)
+            kept = np.flatnonzero(random.random(len(weights)) < weights)
+            steps = -(-len(kept) // batch)
+            if first_step < step + steps:
+                if not drawn_from:
+                    drawn_from, places = source.window(groups)
+                chunks = _bucketed(drawn_from.widths, places[kept], batch, random)
+                for number in range(max(0, first_step - step), steps):
+                    noise = np.random.default_rng([seed, step + number, rank]) if augment else None
+                    yield drawn_from.collate(chunks[number][rank::world], noise)
+            step += steps
+        if step == before and not any(source.weights_of([group]).any() for group in source.groups):
+            raise ValueError("every line has weight 0: there is nothing to draw; see the verdicts of fit")
         epoch += 1
 
 
-def _epoch(source: Lines, batch: int, seed: int, epoch: int) -> Iterator[np.ndarray]:
-    random = np.random.default_rng([seed, epoch])
-    groups: dict[tuple[str, int], list[int]] = {}
-    for place, (shard, group, _) in enumerate(source.places):
-        groups.setdefault((shard, group), []).append(place)
-    names = sorted(groups)
-    order = random.permutation(len(names))
-    for begin in range(0, len(names), WINDOW_GROUPS):
-        window = np.concatenate([groups[names[number]] for number in order[begin : begin + WINDOW_GROUPS]])
-        kept = window[random.random(len(window)) < source.weights[window]]
-        if not len(kept):
-            continue
-        # A little noise on the width, so that the same lines do not always meet in a batch.
-        kept = kept[np.argsort(source.widths[kept] * random.uniform(0.9, 1.1, len(kept)), kind="stable")]
-        if len(kept) % batch:
-            kept = np.concatenate([kept, random.choice(kept, batch - len(kept) % batch)])
-        chunks = kept.reshape(-1, batch)
-        yield from chunks[random.permutation(len(chunks))]
+def _windows(source: Lines | Stream, seed: int, epoch: int) -> Iterator[list[tuple[str, int]]]:
+    """The row groups in the order of an epoch, a window at a time."""
+    groups = source.groups
+    order = np.random.default_rng([seed, epoch]).permutation(len(groups))
+    for begin in range(0, len(groups), WINDOW_GROUPS):
+        yield [groups[number] for number in order[begin : begin + WINDOW_GROUPS]]
+
+
+def _bucketed(widths: np.ndarray, places: np.ndarray, batch: int, random: np.random.Generator) -> np.ndarray:
+    """(S, batch) places, lines of similar width together, the batches shuffled; the last one is topped up."""
+    # A little noise on the width, so that the same lines do not always meet in a batch.
+    places = places[np.argsort(widths[places] * random.uniform(0.9, 1.1, len(places)), kind="stable")]
+    if len(places) % batch:
+        places = np.concatenate([places, random.choice(places, batch - len(places) % batch)])
+    chunks = places.reshape(-1, batch)
+    return chunks[random.permutation(len(chunks))]

@@ -7,12 +7,20 @@ import math
 import cv2
 import numpy as np
 
+from maskocr_core.data import images
+
 HEIGHT = 40  # px to which a line is scaled before it is described
 ORIENTATIONS, BANDS, PROFILE, RUNS = 8, 3, 10, 6
 FEATURES = ORIENTATIONS * BANDS + PROFILE + 3 * RUNS + 5
 TOLERANCE = 0.02  # difference of a feature that means nothing, however constant the target is in it
 
 _BAND = (np.arange(HEIGHT) * BANDS // HEIGHT * ORIENTATIONS).astype(np.int32)[:, None]  # (HEIGHT, 1)
+
+
+def described(encoded: list[bytes]) -> np.ndarray:
+    """`describe` N encoded lines: (N, FEATURES) float32. Raises ValueError for an image that is refused or broken."""
+    prepared = (images.prepare(image, HEIGHT, images.MAX_WIDTH) for image in encoded)
+    return np.stack([describe(image) for image in prepared]) if encoded else np.zeros((0, FEATURES), np.float32)
 
 
 def describe(image: np.ndarray) -> np.ndarray:

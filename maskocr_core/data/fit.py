@@ -9,112 +9,56 @@ source is no third one: it tells any two documents apart. Another language in li
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-from sklearn.neighbors import NearestNeighbors
 
-from maskocr_core.data.features import FEATURES, TOLERANCE
+from maskocr_core.data.likeness import effective, kernel, kid
+from maskocr_core.data.orientation import MENDS, TURNS
+from maskocr_core.data.yardstick import GROUP_LINES, MIN_GROUPS, Lines, Yardstick
 
-SHRINKAGE = 0.2  # of the covariance towards the identity: every direction counts, none by its noise
-NEIGHBOURS = 5  # target lines that must lie near a line to cover it: a single one may itself be odd
-GROUP_LINES = 100  # target lines in a group of documents; the KID of fewer is noise
-MIN_GROUPS, MAX_GROUPS = 3, 10  # of two documents each is foreign to the other, and then so is every true source
 MIN_LINES = 30  # lines of a source below which it is not judged
-KID_SUBSETS, KID_LINES = 20, 300
 RESAMPLES = 1000
+INTERVAL_LINES = 1000  # of source and target each, from which the interval of KID is taken
 MIN_WEIGHT = 0.1  # what is worth keeping is drawn at least in every tenth epoch
 UNDECIDED_WEIGHT = 0.5  # nothing speaks against such a source and nothing for it
-WORST = 5  # example lines named in a verdict
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """Where accept ends and reject begins. Ratios and shares, so that they hold for any script and scan."""
-
-    accept_kid_ratio: float = 3.0
-    """A source is accepted up to this multiple of the largest KID between the target's own documents."""
-    reject_kid_ratio: float = 100.0
-    """A source is rejected beyond this multiple."""
-    accept_coverage: float = 0.8
-    """A source is accepted if at least this share of its lines is covered (lower end of the interval)."""
-    coverage_slack: float = 0.05
-    """How far below the worst covered target documents a source may lie, where these lie below accept_coverage."""
-    reject_coverage: float = 0.5
-    """A source is rejected if less than this share of its lines is covered (upper end) or is not refused one by one."""
-    radius_quantile: float = 0.95
-    """Share of the target's lines that the radius covers, each group of documents being left out in turn."""
-    refuse_radius: float = 1.5
-    """A line is refused alone beyond this multiple of the distance within which 99 % of left-out target lines lie."""
-
-    def __post_init__(self) -> None:
-        for value, low, high, field in (
-            (self.accept_kid_ratio, 0, self.reject_kid_ratio, "accept_kid_ratio"),
-            (self.accept_coverage, self.reject_coverage, 1, "accept_coverage"),
-            (self.reject_coverage, 0, 1, "reject_coverage"),
-            (self.radius_quantile, 0.5, 0.99, "radius_quantile"),
-            (self.refuse_radius, 1, math.inf, "refuse_radius"),
-            (self.coverage_slack, 0, 1, "coverage_slack"),
-        ):
-            if not low <= value <= high:
-                raise ValueError(f"{field}={value} must lie from {low} to {high}")
-
-
-@dataclass(frozen=True, eq=False)
-class Lines:
-    """Described lines: line_ids (N), features (N, FEATURES) float32, pages (N) and documents (N) as str.
-
-    Raises ValueError if the four do not fit together or a feature is not finite.
-    """
-
-    line_ids: Sequence[str]
-    features: np.ndarray
-    pages: Sequence[str]
-    documents: Sequence[str]
-
-    def __post_init__(self) -> None:
-        count = len(self.line_ids)
-        if self.features.shape != (count, FEATURES) or len(self.pages) != count or len(self.documents) != count:
-            raise ValueError(
-                f"{count} line ids, features {self.features.shape}, {len(self.pages)} pages and "
-                f"{len(self.documents)} documents: give one of each a line, with {FEATURES} features"
-            )
-        if not np.isfinite(self.features).all():
-            raise ValueError("features must be finite: describe the lines with features.describe")
 
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
     """What is done with a source. Shares in [0, 1]; None where a statistic could not be had.
 
-    weight: share of epochs in which a kept line is drawn. line_weights: (N,) float32 in the order of the source's
-    lines: `weight`, or 0 for a line refused alone. refused: share of these. coverage: {value, low, high} of the kept
-    lines, 95 % by resampling pages, and `all`, the value with refused lines. kid: {value, null_max, ratio} of the kept
-    lines. target: {lines, documents, groups: [{documents, lines, coverage, kid}]}, each group against the others.
+    weight: share of epochs in which a kept line is drawn, before visual words. refused: share of lines refused alone.
+    coverage: {value, low, high} of the kept lines, and `all`, the value with refused lines. kid: {value, low, high, limit,
+    ratio} of the kept lines; ratio is value / limit. Intervals are 95 %, by page. turned: for each turn that can be told, the
+    share of lines that are nearer when it is undone. distances: (N,) of the source's lines; kept: (N,) bool.
     """
 
     verdict: Literal["accept", "down-weight", "reject", "undecided"]
     weight: float
     reasons: tuple[str, ...]
-    refused: float | None
+    refused: float
     coverage: dict[str, float] | None
     kid: dict[str, float] | None
-    target: dict[str, Any]
-    worst_example_ids: tuple[str, ...]
-    line_weights: np.ndarray
-    thresholds: Thresholds
+    turned: dict[str, float]
+    distances: np.ndarray
+    kept: np.ndarray
+
+    @property
+    def line_weights(self) -> np.ndarray:
+        """(N,) float32: `weight`, or 0 for a line refused alone."""
+        return np.where(self.kept, self.weight, 0).astype(np.float32)
 
     def record(self) -> dict[str, Any]:
-        """All but the weights of single lines, as JSON-able values."""
+        """All but what is said of single lines, as JSON-able values."""
         record = asdict(self)
-        del record["line_weights"]
-        return {**record, "reasons": list(self.reasons), "worst_example_ids": list(self.worst_example_ids)}
+        del record["distances"], record["kept"]
+        return {**record, "reasons": list(self.reasons)}
 
 
-def judge(target: Lines, source: Lines, thresholds: Thresholds, seed: int = 0) -> Verdict:
-    """Hold an unlabelled source against the labelled target lines; the same arguments give the same verdict.
+def judge(yardstick: Yardstick, source: Lines) -> Verdict:
+    """Hold an unlabelled source against the labelled target; the same arguments give the same verdict.
 
     Lines unlike anything labelled are refused one by one first, so that one bad box does not condemn a source; the rest
     is judged as a whole. Undecided, with what to label, where the target cannot say how much its own documents differ,
@@ -122,160 +66,155 @@ def judge(target: Lines, source: Lines, thresholds: Thresholds, seed: int = 0) -
     """
     if not len(source.line_ids):
         raise ValueError("the source has no lines: leave it out, or look among the refused lines for the reason")
-    documents = np.asarray(target.documents, str)
-    groups, count = _groups(documents)
-    about = {"lines": len(documents), "documents": len(set(documents)), "groups": []}
-    if count < MIN_GROUPS:
-        more = _documents_for(MIN_GROUPS * GROUP_LINES - len(documents), documents, MIN_GROUPS - count)
-        have = f"{_plural(len(documents), 'labelled line')} of {_plural(about['documents'], 'document')}"
-        reason = (
-            f"{have} cannot tell how much the target's own documents differ: label {_plural(more, 'more document')}."
-        )
-        weights = np.full(len(source.line_ids), UNDECIDED_WEIGHT, np.float32)
-        return Verdict("undecided", UNDECIDED_WEIGHT, (reason,), None, None, None, about, (), weights, thresholds)
-
-    # One space for all groups: of one fitted anew without each, three documents would accept any script.
-    whiten = _whitening(target.features)
-    known, new = whiten(target.features), whiten(source.features)
-    random = np.random.default_rng(seed)
-    radius, refusal, null_max = _calibrate(known, groups, documents, thresholds, random, about["groups"])
-    distances = _distances(known, new)
-    kept = distances <= refusal
-    coverage = kid = None
-    if kept.sum() >= MIN_LINES:
-        coverage = _coverage(distances[kept] <= radius, np.asarray(source.pages, str)[kept], random)
-        coverage["all"] = float((distances <= radius).mean())
-        size = min(KID_LINES, min(group["lines"] for group in about["groups"]), int(kept.sum()))
-        value = float(np.mean(_kid(new[kept], known, size, random)))
-        kid = {"value": value, "null_max": null_max, "ratio": value / null_max}
-    worst_group = min(group["coverage"] for group in about["groups"])
-    verdict, weight, reasons = _decide(kept, coverage, kid, worst_group, documents, thresholds)
-    worst = tuple(source.line_ids[i] for i in np.argsort(-distances, kind="stable")[:WORST])
-    line_weights = np.where(kept, weight, 0).astype(np.float32)
-    refused = float(1 - kept.mean())
-    return Verdict(verdict, weight, reasons, refused, coverage, kid, about, worst, line_weights, thresholds)
+    random = np.random.default_rng(yardstick.seed)
+    new = yardstick.whitened(source.features)
+    distances = yardstick.distances(new)
+    kept = distances <= yardstick.refusal
+    turned, wrong = _turned(yardstick, source, distances, random)
+    coverage = likeness = None
+    if yardstick.between and kept.sum() >= MIN_LINES:
+        pages = np.asarray(source.pages, str)[kept]
+        coverage = _share(distances[kept] <= yardstick.radius, pages, random)
+        coverage["all"] = float((distances <= yardstick.radius).mean())
+        likeness = _likeness(yardstick, new[kept], pages, np.asarray(source.documents, str)[kept], random)
+    if wrong:
+        verdict, weight, reasons = "reject", 0.0, (_of_turn(wrong, turned[wrong]),)
+    elif not yardstick.between:
+        verdict, weight, reasons = "undecided", UNDECIDED_WEIGHT, _of_small_target(yardstick, kept)
+    else:
+        verdict, weight, reasons = _decide(yardstick, kept, coverage, likeness)
+    return Verdict(verdict, weight, reasons, float(1 - kept.mean()), coverage, likeness, turned, distances, kept)
 
 
 def _decide(
-    kept: np.ndarray,
-    coverage: dict | None,
-    kid: dict | None,
-    worst_group: float,
-    documents: np.ndarray,
-    thresholds: Thresholds,
-) -> tuple[str, float, tuple[str, ...]]:
-    refused = f"{1 - kept.mean():.0%} of {_plural(len(kept), 'line')} are unlike any labelled line: refused one by one"
-    if kept.mean() < thresholds.reject_coverage:
-        return "reject", 0.0, (f"{refused}. Look at the examples; bring what is good as a source of its own.",)
-    reasons = [] if kept.all() else [f"{refused}."]
-    if coverage is None or kid is None:
+    yardstick: Yardstick, kept: np.ndarray, coverage: dict | None, likeness: dict | None
+) -> tuple[Any, float, tuple[str, ...]]:
+    limits = yardstick.thresholds
+    if kept.mean() < limits.reject_coverage:
+        return "reject", 0.0, (f"{_refused(kept)}. Look at the examples; bring what is good as a source of its own.",)
+    reasons = [] if kept.all() else [f"{_refused(kept)}."]
+    if coverage is None or likeness is None:
         reasons.append(f"Only {_plural(int(kept.sum()), 'line')} can be judged: join kindred sources, to {MIN_LINES}.")
         return "undecided", UNDECIDED_WEIGHT, tuple(reasons)
+    ratio, worst = likeness["ratio"], yardstick.worst_coverage
     reasons += [
         f"{coverage['value']:.0%} (95 %: {coverage['low']:.0%} to {coverage['high']:.0%}) of the lines kept lie where "
-        f"labelled lines lie; of labelled documents held against the others, at least {worst_group:.0%} do.",
-        f"As a whole they differ from the labelled lines {max(0.0, kid['ratio']):.1f} times as much as labelled "
-        f"documents differ among themselves (accepted up to {thresholds.accept_kid_ratio:g} times, rejected over "
-        f"{thresholds.reject_kid_ratio:g}).",
+        f"labelled lines lie; of labelled documents held against the others, at least {worst:.0%} do.",
+        f"As a whole they differ from the labelled lines {max(0.0, ratio):.1f} times as much as so many labelled "
+        f"documents would at most (accepted up to {limits.accept_kid_ratio:g} times, rejected over "
+        f"{limits.reject_kid_ratio:g}).",
     ]
-    enough = min(thresholds.accept_coverage, worst_group - thresholds.coverage_slack)
-    near, covered = kid["ratio"] <= thresholds.accept_kid_ratio, coverage["low"] >= enough
-    far, uncovered = kid["ratio"] > thresholds.reject_kid_ratio, coverage["high"] < thresholds.reject_coverage
+    covered = coverage["low"] >= enough(yardstick)
+    uncovered = coverage["high"] < limits.reject_coverage
+    near, far = ratio <= limits.accept_kid_ratio, ratio > limits.reject_kid_ratio
     if near and covered:
         return "accept", 1.0, tuple(reasons)
-    if near and uncovered or far and covered:
-        more = _documents_for(GROUP_LINES, documents, 1)
+    # Within what the target's own documents do (1) and yet in no place of theirs; or the other way round.
+    if ratio <= 1 and uncovered or far and covered:
+        more = _documents_for(GROUP_LINES, yardstick, 1)
         reasons.append(f"The two disagree: label {_plural(more, 'more document')}, best of this source.")
         return "undecided", UNDECIDED_WEIGHT, tuple(reasons)
     if far or uncovered:
         return "reject", 0.0, tuple(reasons)
-    weight = min(coverage["value"], thresholds.accept_kid_ratio / max(kid["ratio"], thresholds.accept_kid_ratio))
+    weight = min(coverage["value"], limits.accept_kid_ratio / max(ratio, limits.accept_kid_ratio))
     return "down-weight", float(np.clip(weight, MIN_WEIGHT, 1.0)), tuple(reasons)
 
 
-def _groups(documents: np.ndarray) -> tuple[np.ndarray, int]:
-    """Documents packed into as many even groups of at least GROUP_LINES as there can be: (N,) group, and how many."""
-    names, sizes = np.unique(documents, return_counts=True)
-    for count in range(min(len(names), int(sizes.sum()) // GROUP_LINES, MAX_GROUPS), 1, -1):
-        filled, group_of = np.zeros(count, int), {}
-        for i in np.argsort(-sizes, kind="stable"):  # largest first, each into the emptiest group
-            group_of[names[i]] = int(filled.argmin())
-            filled[filled.argmin()] += sizes[i]
-        if filled.min() >= GROUP_LINES:
-            return np.array([group_of[name] for name in documents]), count
-    return np.zeros(len(documents), int), min(1, len(documents))
+def enough(yardstick: Yardstick) -> float:
+    """Coverage from which a source is accepted."""
+    limits = yardstick.thresholds
+    return min(limits.accept_coverage, yardstick.worst_coverage - limits.coverage_slack)
 
 
-def _documents_for(lines: int, documents: np.ndarray, least: int) -> int:
+def _turned(
+    yardstick: Yardstick, source: Lines, distances: np.ndarray, random: np.random.Generator
+) -> tuple[dict[str, float], str]:
+    """Share of lines that are nearer when a turn is undone, by turn; and the turn that most lines are in, "" for none.
+
+    What is foreign may lie nearer any way round by chance: a source is turned only if, put right, its lines are covered as
+    those of an accepted source are.
+    """
+    rows, pages = source.turned_rows, np.asarray(source.pages, str)
+    shares, wrong, best = {}, "", math.inf
+    for turn in yardstick.usable if source.turned is not None and len(rows) >= MIN_LINES else ():
+        right = yardstick.distances(yardstick.whitened(source.turned[:, list(TURNS).index(turn)]))
+        nearer = _share(right < distances[rows], pages[rows], random)
+        shares[turn] = nearer["value"]
+        least = enough(yardstick) if yardstick.groups else yardstick.thresholds.accept_coverage
+        put_right = (right <= yardstick.radius).mean() >= least
+        if nearer["low"] > 0.5 and put_right and np.median(right) < best:
+            wrong, best = turn, float(np.median(right))
+    return shares, wrong
+
+
+def _likeness(
+    yardstick: Yardstick, new: np.ndarray, pages: np.ndarray, documents: np.ndarray, random: np.random.Generator
+) -> dict[str, float]:
+    """KID of the source with its interval by page, and the limit for as many documents of the target."""
+    value = kid(new, yardstick.known, min(yardstick.size, len(new)), random)
+    limit = yardstick.kid_limit(effective(documents))
+    margin = _margin(new, yardstick.known, pages, random)
+    return {"value": value, "low": value - margin, "high": value + margin, "limit": limit, "ratio": value / limit}
+
+
+def _margin(new: np.ndarray, known: np.ndarray, pages: np.ndarray, random: np.random.Generator) -> float:
+    """Half the 95 % interval of KID under another draw of pages: what each line adds to it, summed by page; 0 for one page."""
+    from scipy import stats
+
+    chosen = random.permutation(len(new))[:INTERVAL_LINES]
+    x, y = (lines.astype(float) for lines in (new[chosen], known[random.permutation(len(known))[:INTERVAL_LINES]]))
+    _, page = np.unique(pages[chosen], return_inverse=True)
+    count = int(page.max()) + 1
+    if count < 2:
+        return 0.0
+    inside = kernel(x, x)
+    np.fill_diagonal(inside, 0)
+    influence = 2 * (inside.sum(axis=1) / (len(x) - 1) - kernel(x, y).mean(axis=1))
+    sums = np.bincount(page, influence - influence.mean())
+    error = math.sqrt(count / (count - 1) * float((sums**2).sum())) / len(x)
+    return float(stats.t.ppf(0.975, count - 1)) * error
+
+
+def _share(hits: np.ndarray, pages: np.ndarray, random: np.random.Generator) -> dict[str, float]:
+    """Share of hits, with a 95 % interval that resamples whole pages; lines, if there is only one page."""
+    _, page = np.unique(pages, return_inverse=True)
+    page = page if page.max() else np.arange(len(hits))
+    lines, by_page = np.bincount(page), np.bincount(page, hits)
+    draws = random.multinomial(len(lines), np.full(len(lines), 1 / len(lines)), RESAMPLES)
+    low, high = np.quantile(draws @ by_page / (draws @ lines), (0.025, 0.975))
+    return {"value": float(hits.mean()), "low": float(low), "high": float(high)}
+
+
+def _of_small_target(yardstick: Yardstick, kept: np.ndarray) -> tuple[str, ...]:
+    lines = len(yardstick.known)
+    missing = MIN_GROUPS - min(yardstick.documents, lines // GROUP_LINES)
+    more = _documents_for(
+        MIN_GROUPS * GROUP_LINES - lines, yardstick, max(1, min(missing, MIN_GROUPS - yardstick.documents))
+    )
+    have = f"{_plural(lines, 'labelled line')} of {_plural(yardstick.documents, 'document')}"
+    reasons = [
+        f"{have} cannot tell how much the target's own documents differ: label {_plural(more, 'more document')}."
+    ]
+    return tuple(reasons if kept.all() else [f"{_refused(kept)}.", *reasons])
+
+
+def _of_turn(turn: str, share: float) -> str:
+    return (
+        f"The lines are {turn}: {share:.0%} of them lie nearer to the labelled lines the other way round. "
+        f"Bring them again: {MENDS[turn]}."
+    )
+
+
+def _refused(kept: np.ndarray) -> str:
+    refused = int((~kept).sum())
+    return f"{refused:,} of {_plural(len(kept), 'line')} {'is' if refused == 1 else 'are'} unlike any labelled line: refused one by one"
+
+
+def _documents_for(lines: int, yardstick: Yardstick, least: int) -> int:
     """How many documents as long as the target's have so many lines."""
-    length = len(documents) / max(1, len(set(documents)))
+    length = len(yardstick.known) / max(1, yardstick.documents)
     return max(least, math.ceil(lines / max(1.0, length)))
 
 
-def _calibrate(
-    known: np.ndarray,
-    groups: np.ndarray,
-    documents: np.ndarray,
-    thresholds: Thresholds,
-    random: np.random.Generator,
-    record: list,
-) -> tuple[float, float, float]:
-    """Radius of cover, distance of refusal, largest KID between a group and the others; fills `record` a group."""
-    distances, size = np.zeros(len(known)), min(KID_LINES, int(np.bincount(groups).min()))
-    null_max = 1e-6
-    for group in range(groups.max() + 1):
-        inside = groups == group
-        distances[inside] = _distances(known[~inside], known[inside])
-        draws = _kid(known[inside], known[~inside], size, random)
-        # The spread belongs to it: between very like documents the mean is about zero, or below.
-        null_max = max(null_max, float(draws.mean() + draws.std()))
-        record.append(
-            {
-                "documents": sorted(set(documents[inside].tolist())),
-                "lines": int(inside.sum()),
-                "kid": float(draws.mean()),
-            }
-        )
-    radius = float(np.quantile(distances, thresholds.radius_quantile))
-    for group, values in enumerate(record):
-        values["coverage"] = float((distances[groups == group] <= radius).mean())
-    return radius, max(radius, thresholds.refuse_radius * float(np.quantile(distances, 0.99))), null_max
-
-
-def _whitening(features: np.ndarray):
-    """The map that makes the target's features uncorrelated and of about equal spread."""
-    mean, spread = features.mean(axis=0, dtype=float), features.std(axis=0, dtype=float) + TOLERANCE
-    variances, axes = np.linalg.eigh(np.cov(((features - mean) / spread).T))
-    shrunk = (1 - SHRINKAGE) * variances + SHRINKAGE * max(variances.mean(), TOLERANCE)
-    matrix = axes / np.sqrt(np.maximum(shrunk, 1e-9)) / spread[:, None]
-    return lambda new: (new - mean) @ matrix
-
-
-def _distances(known: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """(N,) distance of each new line to the NEIGHBOURS-th nearest known one."""
-    return NearestNeighbors(n_neighbors=NEIGHBOURS).fit(known).kneighbors(new)[0][:, -1]
-
-
-def _coverage(covered: np.ndarray, pages: np.ndarray, random: np.random.Generator) -> dict[str, float]:
-    """Share covered, with a 95 % interval that resamples whole pages; lines, if there is only one page."""
-    _, page = np.unique(pages, return_inverse=True)
-    page = page if page.max() else np.arange(len(covered))
-    lines, hits = np.bincount(page), np.bincount(page, covered)
-    draws = random.multinomial(len(lines), np.full(len(lines), 1 / len(lines)), RESAMPLES)
-    low, high = np.quantile(draws @ hits / (draws @ lines), (0.025, 0.975))
-    return {"value": float(covered.mean()), "low": float(low), "high": float(high)}
-
-
-def _kid(a: np.ndarray, b: np.ndarray, size: int, random: np.random.Generator) -> np.ndarray:
-    """(KID_SUBSETS,) unbiased MMD² with the kernel (x·y/F + 1)³ between random subsets of `size` lines of each."""
-
-    def once() -> float:
-        x, y = (lines[random.choice(len(lines), size, replace=False)] for lines in (a, b))
-        xx, yy, xy = (((p @ q.T) / p.shape[1] + 1) ** 3 for p, q in ((x, x), (y, y), (x, y)))
-        return ((xx.sum() - np.trace(xx)) + (yy.sum() - np.trace(yy))) / (size * (size - 1)) - 2 * xy.mean()
-
-    return np.array([once() for _ in range(KID_SUBSETS)])
-
-
 def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -35,17 +35,30 @@ def decode(image: bytes) -> np.ndarray:
     """
     with _open(image) as opened:
         try:
-            return np.asarray(_gray(opened))
+            if opened.format == "WEBP" and opened.mode == "RGB" and not getattr(opened, "is_animated", False):
+                # The same libwebp with less copying, behind the checks of the header; what it gives not, Pillow explains.
+                pixels = cv2.imdecode(
+                    np.frombuffer(image, np.uint8), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
+                )
+                if pixels is not None and pixels.shape == (opened.height, opened.width):
+                    return pixels
+            return np.asarray(gray(opened))
         except Exception as error:  # Pillow raises many kinds for a broken image, a TypeError among them
             raise ValueError(f"broken {opened.format} image: {error}") from None
 
 
-def prepare(image: bytes, height: int, max_width: int) -> np.ndarray:
-    """Grayscale uint8 (height, W), proportions kept, W cut at `max_width` and at least one step wide."""
+def prepare(image: bytes, height: int, max_width: int, *, mirrored: bool = False) -> np.ndarray:
+    """Grayscale uint8 (height, W), proportions kept, W cut at `max_width` and at least one step wide.
+
+    mirrored: left and right change places first, so that a right-to-left line begins at the left (and is cut at its end).
+    """
     pixels = decode(image)
+    if mirrored:
+        pixels = cv2.flip(pixels, 1)
     width = min(max(STEP, round(pixels.shape[1] * height / pixels.shape[0])), 4 * MAX_WIDTH)
-    shrinks = height < pixels.shape[0]
-    pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    if pixels.shape != (height, width):
+        shrinks = height < pixels.shape[0]
+        pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     return pixels[:, :max_width]
 
 
@@ -74,7 +87,7 @@ def augment(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return np.clip((pixels.astype(np.float32) - 128) * contrast + 128 + brightness + noise, 0, 255).astype(np.uint8)
 
 
-def _gray(opened: Image.Image) -> Image.Image:
+def gray(opened: Image.Image) -> Image.Image:
     """Mode L, on white where it is transparent. Pillow alone clips 16 bits to white and gives transparent pixels their hidden colour."""
     if opened.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(opened) >> 8).astype(np.uint8))

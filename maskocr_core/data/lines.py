@@ -2,19 +2,28 @@
 
 `lines/<split>/part-*.parquet`, 512 rows a row group, so that one group is read without its file; page checksums are
 written and verified, since pyarrow does neither by default and a flipped byte would go unnoticed.
+
+Every row that came in stays in its shard, so that shards never change when new data come. Which copy of a line is read
+when several documents own the same image is said by `duplicates.parquet`, what is forgotten by the tombstones; every
+reader here passes over both.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from maskocr_core.artifacts import Artifact
+from maskocr_core.data import tombstones
 
 ROWS_PER_GROUP = 512
 SPLITS = ("train", "val", "test", "unlabeled", "transfer-train", "transfer-val")
@@ -30,16 +39,37 @@ SCHEMA = pa.schema(
         pa.field("text", pa.string()),  # NFC, logical order; null = unlabelled
         pa.field("order", pa.int32()),  # nested order of labelled subsets, where the data bring one
         pa.field("license", pa.string()),
+        pa.field("retain_until", pa.date32()),  # last day on which the line may be kept; null = no limit
     ]
 )
 INDEX_COLUMNS = [name for name in SCHEMA.names if name != "image"]
+# Where a line's image lies.
+PLACE = [pa.field("shard", pa.string()), pa.field("group", pa.int32()), pa.field("row", pa.int32())]
+DUPLICATES = pa.schema(
+    [
+        *(SCHEMA.field(name) for name in tombstones.KEY),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("place", pa.int32(), nullable=False),  # row in the shard
+        pa.field("rank", pa.int32(), nullable=False),  # of the copies that are not forgotten, the lowest is read
+    ]
+)
+DOCUMENTS = pa.schema(
+    [
+        SCHEMA.field("source"),
+        SCHEMA.field("document_id"),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("lines", pa.int64(), nullable=False),
+        pa.field("license", pa.string()),
+        pa.field("first_expiry", pa.date32()),
+    ]
+)
 SELECTION = pa.schema(
     [
         pa.field("line_id", pa.string(), nullable=False),
-        pa.field("split", pa.string(), nullable=False),
         pa.field("weight", pa.float32(), nullable=False),  # share of epochs in which the line is drawn, in (0, 1]
     ]
 )
+SELECTION_1 = "selection.parquet"  # of format 1: one table with the column `split` instead of one a shard
 
 
 def line_id(image: bytes) -> str:
@@ -47,35 +77,31 @@ def line_id(image: bytes) -> str:
     return hashlib.sha256(image).hexdigest()[:32]
 
 
-class ShardWriter:
-    """Writes rows of one split as shards of `shard_lines` rows, in the order given."""
+def in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of a shard, shuffled by a keyed hash: neighbouring lines of a page are parted without a random state to keep."""
 
-    def __init__(self, folder: Path, split: str, shard_lines: int):
-        self.folder, self.split, self.shard_lines = folder, split, shard_lines
-        self.rows: list[dict[str, Any]] = []
-        self.shards = 0
+    def key(row: dict[str, Any]) -> bytes:
+        owner = "\0".join((row["line_id"], row["document_id"], row["page_id"]))
+        return hashlib.blake2b(owner.encode(), key=b"order", digest_size=16).digest()
 
-    def add(self, row: dict[str, Any]) -> None:
-        self.rows.append(row)
-        if len(self.rows) == self.shard_lines:
-            self.flush()
-
-    def flush(self) -> None:
-        if not self.rows:
-            return
-        # A keyed order decorrelates neighbouring lines of a page without a random state that a resume would have to keep.
-        self.rows.sort(key=lambda row: hashlib.blake2b(row["line_id"].encode(), key=b"order", digest_size=8).digest())
-        write(
-            pa.Table.from_pylist(self.rows, schema=SCHEMA), self.folder / self.split / f"part-{self.shards:05d}.parquet"
-        )
-        self.shards += 1
-        self.rows = []
+    return sorted(rows, key=key)
 
 
 def write(table: pa.Table, path: Path) -> None:
-    """Write a table as Parquet with small row groups and page checksums."""
+    """Write a table as Parquet with small row groups and page checksums, under a temporary name first."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, path, row_group_size=ROWS_PER_GROUP, write_page_checksum=True, compression="zstd")
+    aside = path.with_name(f".{path.name}")
+    # A dictionary of images would be as long as the column.
+    repeating = [name for name in table.column_names if name != "image"]
+    pq.write_table(
+        table,
+        aside,
+        row_group_size=ROWS_PER_GROUP,
+        write_page_checksum=True,
+        compression="zstd",
+        use_dictionary=repeating,
+    )
+    aside.rename(path)
 
 
 def open_parquet(artifact: Artifact, name: str) -> pq.ParquetFile:
@@ -88,56 +114,187 @@ def read_table(artifact: Artifact, name: str) -> pa.Table:
     return open_parquet(artifact, name).read()
 
 
-def index(artifact: Artifact, split: str) -> pa.Table:
-    """All columns of a split but the images, plus `shard` (its name) and `group` and `row` (int32) where the image lies.
+def read_tables(artifact: Artifact, prefix: str) -> Iterator[pa.Table]:
+    """The side tables below a folder of an artifact, one a shard, in the order of their names."""
+    for name in artifact.names(prefix=prefix, suffix=".parquet"):
+        yield read_table(artifact, name)
 
-    An absent split is an empty table.
+
+def version(artifact: Artifact) -> str:
+    """Data version of lines as they are read: the artifact's, and another as soon as any document of it is forgotten."""
+    hidden = tombstones.load()
+    if not hidden or "documents.parquet" not in artifact.names():
+        return artifact.version
+    owned = read_table(artifact, "documents.parquet")
+    documents = zip(owned["source"].to_pylist(), owned["document_id"].to_pylist())
+    touched = any(hidden.touches(source, document) for source, document in documents)
+    return tombstones.digest(artifact.version, hidden.version) if touched else artifact.version
+
+
+def shards(artifact: Artifact, split: str) -> list[str]:
+    """Names of the shards of a split, in order."""
+    return artifact.names(prefix=f"{split}/", suffix=".parquet")
+
+
+def index_of(
+    artifact: Artifact, shard: str, columns: Iterable[str] = INDEX_COLUMNS, groups: Iterable[int] | None = None
+) -> pa.Table:
+    """The columns (any but the image) of the lines of a shard that are read, plus `shard`, and `group` and `row` (int32) in it.
+
+    groups: the row groups to read; all if not given.
     """
+    file = open_parquet(artifact, shard)
+    rows = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    starts = np.cumsum([0, *rows])
+    chosen = list(range(len(rows))) if groups is None else list(groups)
+    wanted = list(dict.fromkeys([*columns, *tombstones.KEY]))
+    stored = [name for name in wanted if name in file.schema_arrow.names]
     tables = []
-    for name in artifact.names(prefix=f"{split}/", suffix=".parquet"):
-        file = open_parquet(artifact, name)
-        table = file.read(columns=INDEX_COLUMNS)
-        groups = [
-            (group, row)
-            for group in range(file.num_row_groups)
-            for row in range(file.metadata.row_group(group).num_rows)
-        ]
-        table = table.append_column("shard", pa.array([name] * table.num_rows, pa.string()))
-        table = table.append_column("group", pa.array([group for group, _ in groups], pa.int32()))
-        tables.append(table.append_column("row", pa.array([row for _, row in groups], pa.int32())))
+    for group in chosen:
+        table = _with_all(file.read_row_group(group, columns=stored), wanted)
+        kept = _read(artifact, shard, table, int(starts[group]))
+        table = table.append_column(PLACE[0], pa.array([shard] * table.num_rows, pa.string()))
+        table = table.append_column(PLACE[1], pa.array(np.full(table.num_rows, group), pa.int32()))
+        table = table.append_column(PLACE[2], pa.array(np.arange(table.num_rows), pa.int32()))
+        tables.append(table.filter(pa.array(kept)))
     if not tables:
-        fields = [SCHEMA.field(name) for name in INDEX_COLUMNS]
-        return pa.schema([*fields, ("shard", pa.string()), ("group", pa.int32()), ("row", pa.int32())]).empty_table()
+        return pa.schema([*(SCHEMA.field(name) for name in wanted), *PLACE]).empty_table()
     return pa.concat_tables(tables)
 
 
+def groups_of(artifact: Artifact, shard: str) -> int:
+    """How many row groups a shard has: the manifest knows its rows."""
+    rows = next(entry["rows"] for entry in artifact.manifest["files"] if entry["name"] == shard)
+    return -(-rows // ROWS_PER_GROUP)
+
+
+def index(artifact: Artifact, split: str) -> pa.Table:
+    """`index_of` all shards of a split, joined; an absent split is an empty table. Holds a row a line in memory."""
+    tables = [index_of(artifact, shard) for shard in shards(artifact, split)]
+    if not tables:
+        return pa.schema([*(SCHEMA.field(name) for name in INDEX_COLUMNS), *PLACE]).empty_table()
+    return pa.concat_tables(tables)
+
+
+def count(artifact: Artifact, split: str) -> int:
+    """How many rows a split has, without reading them: copies and forgotten lines included."""
+    names = set(shards(artifact, split))
+    return sum(entry["rows"] for entry in artifact.manifest["files"] if entry["name"] in names)
+
+
+def rows_of(artifact: Artifact, shard: str) -> Iterator[pa.RecordBatch]:
+    """Stream the full rows of a shard that are read, at most 64 at a time."""
+    first = 0
+    for batch in open_parquet(artifact, shard).iter_batches(64):
+        kept = batch.filter(pa.array(_read(artifact, shard, batch, first)))
+        first += batch.num_rows
+        if kept.num_rows:
+            yield _with_all(kept, SCHEMA.names)
+
+
 def images(artifact: Artifact, split: str) -> Iterator[pa.RecordBatch]:
-    """Stream a split's full rows, 64 at a time, in the order of the shards."""
-    for name in artifact.names(prefix=f"{split}/", suffix=".parquet"):
-        yield from open_parquet(artifact, name).iter_batches(64)
+    """`rows_of` all shards of a split, in their order."""
+    for shard in shards(artifact, split):
+        yield from rows_of(artifact, shard)
 
 
 def images_of(artifact: Artifact, split: str, line_ids: list[str]) -> list[bytes]:
-    """The encoded images of the given lines of a split, in the order given."""
-    wanted, found = set(line_ids), {}
-    for batch in images(artifact, split):
-        for identity, image in zip(batch["line_id"].to_pylist(), batch["image"]):
-            if identity in wanted:
-                found[identity] = image.as_py()
+    """The encoded images of the given lines of a split, in the order given; reads only the row groups they lie in."""
+    wanted, found = pa.array(sorted(set(line_ids))), {}
+    for shard in shards(artifact, split):
+        places = index_of(artifact, shard, ["line_id"])
+        places = places.filter(pc.is_in(places["line_id"], wanted))
+        file = open_parquet(artifact, shard) if places.num_rows else None
+        for group in sorted(set(places["group"].to_pylist())):
+            column = file.read_row_group(group, columns=["image"])["image"]
+            here = places.filter(pc.equal(places["group"], group))
+            for identity, row in zip(here["line_id"].to_pylist(), here["row"].to_pylist()):
+                found[identity] = column[row].as_py()
     return [found[identity] for identity in line_ids]
 
 
+def selected_of(
+    artifact: Artifact,
+    selection: Artifact,
+    shard: str,
+    columns: Iterable[str] = INDEX_COLUMNS,
+    groups: Iterable[int] | None = None,
+) -> pa.Table:
+    """`index_of` the lines of a shard that the selection admits, with their `weight`, sorted by `line_id`."""
+    table = index_of(artifact, shard, columns, groups)
+    chosen = _weights(selection, selection.version, shard)
+    found = pc.index_in(table["line_id"], value_set=chosen["line_id"].combine_chunks())
+    weights = chosen["weight"].take(found.drop_null())
+    return table.filter(found.is_valid()).append_column(SELECTION.field("weight"), weights).sort_by("line_id")
+
+
+@lru_cache(maxsize=16)
+def _weights(selection: Artifact, version: str, shard: str) -> pa.Table:
+    """SELECTION of one shard. `version`: a folder may hold another one later."""
+    if SELECTION_1 in selection.names():
+        chosen = read_table(selection, SELECTION_1)
+        return chosen.filter(pc.equal(chosen["split"], shard.split("/")[0])).select(SELECTION.names)
+    return read_table(selection, shard) if shard in selection.names() else SELECTION.empty_table()
+
+
+def count_selected(artifact: Artifact, selection: Artifact, shard: str) -> int:
+    """How many lines of a shard the selection admits, from its manifest alone; lines forgotten since are among them."""
+    if SELECTION_1 in selection.names():
+        return selected_of(artifact, selection, shard, ["line_id"]).num_rows
+    return next((entry["rows"] for entry in selection.manifest["files"] if entry["name"] == shard), 0)
+
+
 def selected(artifact: Artifact, selection: Artifact, split: str) -> pa.Table:
-    """`index` of the lines of a split that the selection admits, with their `weight`, sorted by `line_id`.
+    """`selected_of` all shards of a split, joined and sorted by `line_id`.
 
     Raises ValueError if the selection was made for other lines.
     """
-    table = index(artifact, split)
-    chosen = read_table(selection, "selection.parquet")
-    chosen = chosen.filter(pa.compute.equal(chosen["split"], split)).select(["line_id", "weight"])
-    joined = table.join(chosen, "line_id", join_type="inner").sort_by("line_id")
-    if joined.num_rows != chosen.num_rows:
+    demand_made_for(selection, artifact)
+    tables = [selected_of(artifact, selection, shard) for shard in shards(artifact, split)]
+    if not tables:
+        return index(artifact, split).append_column("weight", pa.array([], pa.float32()))
+    return pa.concat_tables(tables).sort_by("line_id")
+
+
+def demand_made_for(selection: Artifact, artifact: Artifact) -> None:
+    """Raises ValueError if a selection names a shard that these lines do not have."""
+    strange = [name for name in selection.names(suffix=".parquet") if name.split("/")[0] in SPLITS]
+    if set(strange) - set(artifact.names()):
         raise ValueError(
             f"{selection.folder} selects lines that {artifact.folder} does not hold: run validate and fit again on these lines"
         )
-    return joined
+
+
+def _with_all(table: Any, columns: Iterable[str]) -> Any:
+    """The table with the columns asked for; one that an earlier format lacks is null."""
+    for name in columns:
+        if name not in table.schema.names:
+            table = table.append_column(SCHEMA.field(name), pa.nulls(table.num_rows, SCHEMA.field(name).type))
+    return table.select(list(columns))
+
+
+def _read(artifact: Artifact, shard: str, rows: pa.Table | pa.RecordBatch, first: int) -> np.ndarray:
+    """(N,) bool: which rows of a shard are read, `rows` being those from number `first` on."""
+    hidden = tombstones.load()
+    read = ~hidden.hides(rows)
+    places = _passed_over(artifact, artifact.version, hidden).get(shard)
+    if places is not None:
+        begin, end = np.searchsorted(places, (first, first + rows.num_rows))
+        read[places[begin:end] - first] = False
+    return read
+
+
+@lru_cache(maxsize=8)
+def _passed_over(artifact: Artifact, version: str, hidden: tombstones.Tombstones) -> dict[str, np.ndarray]:
+    """Rows by shard, in order, that are copies of a line which is read elsewhere. `version`: a folder may hold another one later."""
+    if "duplicates.parquet" not in artifact.names():
+        return {}
+    table = read_table(artifact, "duplicates.parquet")
+    table = table.filter(pa.array(~hidden.hides(table))).sort_by([("line_id", "ascending"), ("rank", "ascending")])
+    passed: dict[str, list[int]] = defaultdict(list)
+    before = None
+    for identity, shard, place in zip(*(table[name].to_pylist() for name in ("line_id", "shard", "place"))):
+        if identity == before:
+            passed[shard].append(place)
+        before = identity
+    return {shard: np.sort(np.array(places)) for shard, places in passed.items()}

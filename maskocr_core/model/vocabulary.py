@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from maskocr_core.config import Direction
+from maskocr_core.model import direction as order
+
 BLANK = 0
 
 
@@ -15,8 +18,10 @@ class Vocabulary:
     characters: str
 
     @classmethod
-    def of(cls, texts: Iterable[str]) -> Vocabulary:
-        return cls("".join(sorted({character for text in texts for character in text})))
+    def of(cls, texts: Iterable[str], direction: Direction = "ltr") -> Vocabulary:
+        """The characters of logical texts, as they stand in the prepared images of lines of this direction."""
+        read = (order.reading_order(text, direction) for text in texts)
+        return cls("".join(sorted({character for text in read for character in text})))
 
     def __len__(self) -> int:
         """Number of classes V, blank included."""

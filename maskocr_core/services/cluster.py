@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from maskocr_core.services import storage
+
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "disabled",
@@ -29,12 +31,14 @@ def connected(cpus: int) -> Iterator[Any]:
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     address = os.environ.get("RAY_ADDRESS")
-    if not address:
+    if address:
+        check()  # Ray itself would wait for minutes
+    else:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # binds every port to loopback
     import ray
 
     if address:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": _environment()})
         try:
             yield ray
         finally:
@@ -55,6 +59,17 @@ def connected(cpus: int) -> Iterator[Any]:
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _environment() -> dict[str, str]:
+    """What workers on other nodes need to know of where things lie; keys to it are their nodes' own, a cluster shows these."""
+    places = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION")
+    told = {name: value for name, value in os.environ.items() if name.startswith("MASKOCR_") or name in places}
+    # Workers have another current folder, and by these they find what is forgotten.
+    paths = {
+        name: told.get(name, default) for name, default in (("MASKOCR_WORK", "work/stages"), ("MASKOCR_TOMBSTONES", ""))
+    }
+    return told | {name: storage.absolute(path) for name, path in paths.items() if path}
 
 
 def check() -> str:
@@ -133,6 +148,37 @@ def each(function: Callable[..., Any], calls: list[tuple[Any, ...]], jobs: int) 
             return ray.get(started)
         except ray.exceptions.RayError as error:
             raise RuntimeError(f"a run failed: {_last_line(error)}") from error
+
+
+def tasks(
+    function: Callable[..., Any], calls: dict[str, tuple[Any, ...]], jobs: int, retries: int
+) -> Iterator[tuple[str, Any]]:
+    """(name, `function(*call)`) as they are done, as Ray tasks of one core, `jobs` at a time on a cluster of our own.
+
+    A task whose worker or node dies is started again, up to `retries` times; what the function raises is raised here.
+    Raises RuntimeError if a task was lost more often.
+    """
+    if not calls:
+        return
+    with connected(cpus=jobs) as ray:
+        own = not os.environ.get("RAY_ADDRESS")
+        # Nodes are used evenly, so that the death of one costs no more than its share.
+        options = {"num_cpus": 1, "max_retries": retries, "retry_exceptions": False, "scheduling_strategy": "SPREAD"}
+        remote = ray.remote(**options)(function)
+        waiting, running = dict(calls), {}
+        try:
+            while waiting or running:
+                # Of a given cluster twice the cores that it has by now: they never wait, and an autoscaler sees the need.
+                at_once = jobs if own else max(2, 2 * int(ray.cluster_resources().get("CPU", 1)))
+                while waiting and len(running) < at_once:
+                    name = next(iter(waiting))
+                    running[remote.remote(*waiting.pop(name))] = name
+                for done in ray.wait(list(running), num_returns=1)[0]:
+                    yield running.pop(done), ray.get(done)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        except ray.exceptions.RayError as error:
+            raise RuntimeError(f"a worker died {retries + 1} times: {_last_line(error)}") from error
 
 
 def _last_line(error: BaseException) -> str:

@@ -6,9 +6,10 @@ https://boto3.amazonaws.com/v1/documentation/api/latest/reference/services/s3.ht
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +33,11 @@ def is_remote(uri: str) -> bool:
 
 
 def absolute(uri: str) -> str:
-    """A local path made absolute, so that it means the same in another working folder; other URIs as they are."""
-    return uri if not uri or is_remote(uri) or uri.startswith("models:/") else str(Path(uri).absolute())
+    """A local path made absolute, so that it is the same text from every working folder; other URIs as they are."""
+    if not uri or is_remote(uri) or uri.startswith("models:/"):
+        return uri
+    path = Path(uri)
+    return str(path.parent.resolve() / path.name)  # a link keeps its own name, of which a source may be called
 
 
 def files(uri: str) -> list[File]:
@@ -74,6 +78,62 @@ def upload(path: Path, uri: str) -> None:
     bucket, key = _bucket_and_key(uri)
     with _explained(uri, "written"):
         _client().upload_file(str(path), bucket, key)
+
+
+def replace(uri: str, change: Callable[[bytes | None], bytes]) -> None:
+    """Replace the content of a small file by `change(content)` (None: there is no file yet), losing no other writer's change.
+
+    Here under a lock and by rename; in S3 by a conditional PUT, tried again when another writer was faster.
+    """
+    if not is_remote(uri):
+        path = Path(uri)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_name(f".{path.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            aside = path.with_name(f".{path.name}.{os.getpid()}")
+            with aside.open("wb") as file:
+                file.write(change(path.read_bytes() if path.is_file() else None))
+                file.flush()
+                os.fsync(file.fileno())  # what was said to be written survives a power cut
+            aside.rename(path)
+        return
+    from botocore.exceptions import ClientError
+
+    bucket, key = _bucket_and_key(uri)
+    client = _client()
+    for _ in range(20):
+        with _explained(uri, "changed"):
+            try:
+                found = client.get_object(Bucket=bucket, Key=key)
+                content, condition = found["Body"].read(), {"IfMatch": found["ETag"]}
+            except client.exceptions.NoSuchKey:
+                content, condition = None, {"IfNoneMatch": "*"}
+            try:
+                client.put_object(Bucket=bucket, Key=key, Body=change(content), **condition)
+                return
+            except ClientError as error:
+                if error.response["Error"]["Code"] not in ("PreconditionFailed", "ConditionalRequestConflict"):
+                    raise
+    raise ValueError(f"{uri}: other writers were faster twenty times: try again")
+
+
+def erase(uri: str) -> None:
+    """Remove a file or object for good: in S3 every version of it, where the bucket keeps versions. Absent is fine.
+
+    A store may keep the bytes of what was deleted until it cleans up (SeaweedFS: vacuum; disks: until overwritten).
+    """
+    if not is_remote(uri):
+        Path(uri).unlink(missing_ok=True)
+        return
+    bucket, key = _bucket_and_key(uri)
+    client = _client()
+    with _explained(uri, "erased"):
+        client.delete_object(Bucket=bucket, Key=key)
+        # The prefix finds longer keys too, and a versioned bucket has put a marker in the place of what was deleted.
+        for page in client.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=key):
+            for version in [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]:
+                if version["Key"] == key:
+                    client.delete_object(Bucket=bucket, Key=key, VersionId=version["VersionId"])
 
 
 def exists(uri: str) -> bool:

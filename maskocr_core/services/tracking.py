@@ -49,6 +49,14 @@ def _client() -> Any:
     return mlflow.MlflowClient()
 
 
+def artifact_store(uri: str) -> Any:
+    """What lists, reads, writes and deletes the files of a run or model, wherever they lie (an MLflow ArtifactRepository)."""
+    _client()
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    return get_artifact_repository(uri)
+
+
 def check() -> str:
     """Say where tracking goes; raises ValueError with the mend if it does not answer."""
     from mlflow.exceptions import MlflowException
@@ -130,10 +138,10 @@ def log_comparison(
 ) -> dict[str, str]:
     """Report and verdict on the pipeline's run, and one summary run a start below it; run ids by start.
 
-    evaluation: folder with report.html, report.png, summary.json and predictions.parquet. facts: more tags of the run.
+    evaluation: folder with report.html, report.png, summary.json, shown.json and predictions.parquet. facts: more tags of the run.
     """
     client, parent = _client(), run_id(registry)
-    for name in ("report.html", "report.png", "summary.json", "predictions.parquet"):
+    for name in ("report.html", "report.png", "summary.json", "predictions.parquet", "shown.json"):
         client.log_artifact(parent, str(evaluation / name))
     verdict = summary["verdict"]
     note = f"**{verdict['verdict']}**: {verdict['reason']}"
@@ -149,7 +157,7 @@ def log_comparison(
             client.log_metric(run, name, value)
         for step, cer in row["curve"]:
             client.log_metric(run, "curve_validation_cer", cer, step=int(step))
-        for name in ("report.html", "report.png"):
+        for name in ("report.html", "report.png", "shown.json"):
             client.log_artifact(run, str(evaluation / name))
         client.set_terminated(run)
     client.set_terminated(parent)
@@ -173,10 +181,11 @@ def _start_run(registry: Registry, parent: str, row: dict[str, Any], data_versio
     return client.create_run(experiment, run_name=row["start"], tags=tags).info.run_id
 
 
-def log_model(registry: Registry, run: str, recognizer: Path, examples: Any, check: Any) -> str:
+def log_model(registry: Registry, run: str, recognizer: Path, saw: Path, sample: Any, examples: Any, check: Any) -> str:
     """Log a recogniser as a pyfunc model on `run`, load it back, `check` it, and only then register it; the version.
 
-    examples: DataFrame with a column `image` of encoded images. check: called with the model's output for them, raises
+    saw: file that says which documents it was trained on. sample, examples: DataFrames with a column `image` of encoded
+    images; the one of `sample` is kept with the model for people to see, so it may be nobody's line. check: called with the model's output for them, raises
     if the model does not reproduce what was evaluated; then no version is made.
     """
     from importlib.metadata import version
@@ -193,9 +202,9 @@ def log_model(registry: Registry, run: str, recognizer: Path, examples: Any, che
         logged = mlflow.pyfunc.log_model(
             name="recognizer",
             python_model=str(Path(__file__).parents[1] / "served_model.py"),
-            artifacts={"recognizer": str(recognizer)},
+            artifacts={"recognizer": str(recognizer), "saw": str(saw)},
             signature=signature,
-            input_example=examples.head(1),
+            input_example=sample,
             pip_requirements=[f"maskocr=={version('maskocr')}"],
         )
     check(mlflow.pyfunc.load_model(logged.model_uri).predict(examples))

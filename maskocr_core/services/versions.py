@@ -35,10 +35,12 @@ def track(
 
     code, config: digests of each data stage's sources and of the resolved recipe, which DVC cannot see. remote: where
     `dvc push` puts the data, a folder or s3://bucket/prefix; a relative one counts from `folder`. Raises ValueError
-    without a checkout of maskocr, where dvc.yaml lies.
+    without a checkout of maskocr, where dvc.yaml lies, and where the remote's bucket does not answer.
     """
     if not DEFINITION.is_file():
         raise ValueError(f"{DEFINITION} is missing: versioning data needs a checkout of maskocr, not only its package")
+    if storage.is_remote(remote):
+        storage.check_bucket(remote)  # now, and not after hours of `dvc repro`
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / ".git").is_dir():
         _call(["git", "init", "--quiet"], folder)
@@ -48,6 +50,8 @@ def track(
         dvc(["config", "core.check_update", "false"], folder)
         dvc(["config", "core.autostage", "true"], folder)
     dvc(["remote", "add", "--quiet", "--force", "--default", "store", remote], folder)
+    # Else DVC would take an object for what its name says without looking, and check out one that was changed.
+    dvc(["remote", "modify", "store", "verify", "true"], folder)
     if os.environ.get("AWS_ENDPOINT_URL") and storage.is_remote(remote):
         dvc(["remote", "modify", "store", "endpointurl", os.environ["AWS_ENDPOINT_URL"]], folder)
     shutil.copyfile(DEFINITION, folder / "dvc.yaml")
@@ -70,9 +74,12 @@ def track(
 
 
 def reproduce(folder: Path) -> str:
-    """`dvc repro`, `dvc push` and a commit; the commit that names this version of the data."""
+    """`dvc repro`, `dvc push` and a commit; the commit that names this version of the data.
+
+    Its message has the data version of every output, so that `git log --grep` finds the commit by what runs and models carry.
+    """
     dvc(["repro"], folder)
-    dvc(["push", "--quiet"], folder)
+    dvc(["push"], folder)  # with --quiet DVC would not even say why it fails
     _call(["git", "add", "--all"], folder)
     if _call(["git", "status", "--porcelain"], folder).strip():
         _call(
@@ -85,11 +92,16 @@ def reproduce(folder: Path) -> str:
                 "commit",
                 "--quiet",
                 "--message",
-                "Version the data",
+                _message(folder),
             ],
             folder,
         )
     return _call(["git", "rev-parse", "HEAD"], folder).strip()
+
+
+def _message(folder: Path) -> str:
+    manifests = [json.loads(path.read_text()) for path in sorted(folder.glob("*/manifest.json"))]
+    return "\n".join(["Version the data", "", *(f"{made['kind']} {made['version']}" for made in manifests)])
 
 
 def dvc(arguments: list[str], folder: Path) -> None:

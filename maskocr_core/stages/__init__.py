@@ -48,7 +48,9 @@ def stage(
 
     def decorate(function: Stage) -> Stage:
         @functools.wraps(function)
-        def run(config: Config, **arguments: Path | str) -> dict[str, float]:
+        def run(config: Config, *, data_version: str = "", **arguments: Path | str) -> dict[str, float]:
+            if data_version:
+                _demand_version(arguments["lines"], data_version)
             types = inspect.get_annotations(function, eval_str=True)
             # KFP hands over strings.
             arguments = {name: Path(value) if types[name] is Path else value for name, value in arguments.items()}
@@ -84,6 +86,11 @@ def stage(
         return run
 
     return decorate
+
+
+def data_version(lines: Path | str) -> str:
+    """Version of the lines at a path: what a pipeline tells its tasks, which refuse lines of any other (`data_version=`)."""
+    return artifacts.Artifact(Path(lines)).version
 
 
 def scratch(output: Path) -> Path:
@@ -147,12 +154,30 @@ def _key(name: str, config: Config, reads: tuple[str, ...], inputs: dict[str, Pa
     types = inspect.get_annotations(inspect.unwrap(get(name)), eval_str=True)
     for argument, value in sorted(inputs.items()):
         if types[argument] is Path:
-            parts.append(f"{argument}={artifacts.Artifact(Path(value)).version}")
+            parts.append(f"{argument}={_version(argument, artifacts.Artifact(Path(value)))}")
         elif argument.endswith("_uri") and value:
             parts.append(f"{argument}={_content(str(value))}")
         else:
             parts.append(f"{argument}={value}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _version(argument: str, artifact: artifacts.Artifact) -> str:
+    """Data version of an input; lines of which something was forgotten since are other lines."""
+    if argument != "lines":
+        return artifact.version
+    from maskocr_core.data import lines
+
+    return lines.version(artifact)
+
+
+def _demand_version(lines: Path | str, wanted: str) -> None:
+    """Raises ValueError unless the lines are of the version that the run is about."""
+    if (found := data_version(lines)) != wanted:
+        raise ValueError(
+            f"{lines} holds data version {found[:12]}, this run is about {wanted[:12]}: give it the lines of that version, "
+            "or start a run for these"
+        )
 
 
 def _content(uri: str) -> str:

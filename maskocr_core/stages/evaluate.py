@@ -16,14 +16,15 @@ def _champion_version(config: Config) -> str:
 
 @stage(reads=("data", "gate", "registry"), also=_champion_version)
 def evaluate(
-    config: Config, *, lines: Path, selection: Path, recognizers: Path, evaluation_out: Path
+    config: Config, *, lines: Path, validation: Path, selection: Path, recognizers: Path, evaluation_out: Path
 ) -> dict[str, float]:
     """Read the test lines with every start and with the champion, if there is one; compare, and give a verdict.
 
     lines: shards as ingest writes them.
+    validation: what validate has to say of the data, for the report and the model card.
     selection: admitted line ids and the verdicts on sources, as fit writes them.
     recognizers: the best recognizers of each start, as finetune writes them.
-    evaluation_out: `summary.json`, `predictions.parquet`, `report.html` and `report.png`.
+    evaluation_out: `summary.json`, `predictions.parquet`, `report.html`, `report.png`, and `shown.json`: which lines they show.
     """
     from maskocr_core import artifacts
     from maskocr_core.artifacts import Artifact
@@ -55,11 +56,13 @@ def evaluate(
         "starts": [reading.with_costs(row, runs) for row in rows],
         "examples": reading.examples(test_lines, readings, candidate),
         "fit": Artifact(selection).read_json("verdicts.json"),
-        "notes": reading.notes(Artifact(lines), runs),
+        "notes": reading.notes(Artifact(lines), runs) + Artifact(validation).read_json("verdict.json")["notes"],
     }
     artifacts.write_json(evaluation_out / "summary.json", summary)
     schema.write(reading.predictions(test_lines, readings, champion_texts), evaluation_out / "predictions.parquet")
     report.render(summary, evaluation_out)
+    shown = sorted({example["line_id"] for example in summary["examples"]})
+    artifacts.write_json(evaluation_out / "shown.json", {"report.html": shown, "summary.json": shown})
     return {f"{row['start']}_cer": row["cer"]["all"]["value"] for row in rows} | {
         "test_lines": float(len(test_lines)),
         "test_documents": float(summary["documents"]),

@@ -18,13 +18,13 @@ def finetune(
     selection: admitted line ids, as fit writes them.
     encoder: the pre-trained encoder, as pretrain writes it.
     transfer_uri: as ingest takes it: labelled lines are read from `lines`; a trained recognizer is read from here.
-    recognizers_out: `runs.json` with every run's curve, and the best recognizers at ¼, ½ and all of the steps.
+    recognizers_out: `runs.json` with every run's curve, and the best recognizers at ¼, ½ and all of the steps, with `saw.json`: digests of the documents that each was trained on.
     """
     from maskocr_core import artifacts
     from maskocr_core.artifacts import Artifact
     from maskocr_core.data import lines as schema
     from maskocr_core.data import readers
-    from maskocr_core.training import sweep
+    from maskocr_core.training import saw, sweep
 
     code = code_version("finetune")
     home = work_folder() / "runs"
@@ -33,7 +33,7 @@ def finetune(
         return sweep.carry_out(runs, config, lines, selection, home, code)
 
     given = readers.is_model(transfer_uri)
-    has_transfer_lines = not given and schema.index(Artifact(lines), "transfer-train").num_rows > 0
+    has_transfer_lines = not given and schema.count(Artifact(lines), "transfer-train") > 0
     labelled = schema.selected(Artifact(lines), Artifact(selection), "train").num_rows
     for budget in config.sweep.budgets:
         if budget > labelled:
@@ -47,6 +47,12 @@ def finetune(
     }
     if given and "transfer" in starts:
         recognizers["transfer"] = sweep.given_recognizer(transfer_uri)
+    seen = {"target": saw.of_lines(Artifact(lines), Artifact(selection), sweep.TARGET), "encoder": saw.read(encoder)}
+    seen["transfer"] = (
+        saw.read(recognizers["transfer"].parent)
+        if given and "transfer" in recognizers
+        else saw.of_lines(Artifact(lines), Artifact(selection), sweep.TRANSFER)
+    )
     runs = sweep.runs(starts, config, encoder, recognizers)
     results = carry_out(runs)
     best = sweep.choose(runs, results)
@@ -55,6 +61,7 @@ def finetune(
             home / run.key(config, Artifact(lines), Artifact(selection), code),
             recognizers_out / f"{run.name}-{run.seed}",
         )
+        sweep.seen(run.name, seen).write(recognizers_out / f"{run.name}-{run.seed}")
     artifacts.write_json(recognizers_out / "runs.json", sweep.summary(runs, results, best, based, Artifact(encoder)))
     return {
         f"{run.name}_validation_cer": results[runs.index(run)]["validation_cer"]["all"]

@@ -2,85 +2,98 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
-from maskocr_core.config import Config
-from maskocr_core.stages import stage
+from maskocr_core.config import Config, Data
+from maskocr_core.stages import scratch, stage
 
 
-@stage(reads=("data",))
+def _forgotten(config: Config) -> str:
+    from maskocr_core.data import tombstones
+
+    return tombstones.load().version
+
+
+@stage(reads=("data",), also=_forgotten)
 def ingest(config: Config, *, data_uri: str, transfer_uri: str = "", lines_out: Path) -> dict[str, float]:
     """Turn raw line images and their texts into Parquet shards, one folder a split; count and list what is refused.
 
-    data_uri: your lines: a folder or s3://bucket/prefix with Parquet files, or images with .gt.txt or .txt beside them.
+    data_uri: your lines: a folder, a tar or zip, or s3://bucket/prefix, with Parquet files, line images with .gt.txt or .txt beside them, or pages with PAGE XML or ALTO.
     transfer_uri: labelled lines of a related domain in the same forms, or a trained recognizer (a folder, or models:/name@alias); empty for none.
-    lines_out: the shards, `<split>/part-*.parquet`, and `refused.parquet`.
+    lines_out: the shards, `<split>/part-*.parquet`, and `refused`, `documents` and `duplicates.parquet`.
     """
-    from maskocr_core.data import lines, readers
+    from maskocr_core import artifacts
+    from maskocr_core.data import lines, packing, readers
     from maskocr_core.progress import Progress
+    from maskocr_core.services import mapping
 
-    writers = {split: lines.ShardWriter(lines_out, split, config.data.shard_lines) for split in lines.SPLITS}
-    refused: list[readers.Refused] = []
-    counts: Counter[str] = Counter()
-    first_seen: dict[str, str] = {}
-    has_transfer = bool(transfer_uri) and not readers.is_model(transfer_uri)
-    # A transfer source only lends its labels: it needs no test lines, and those it brings have no use here.
-    lending = config.data.model_copy(update={"test_share": 0.0})
-    sources = [("", data_uri, config.data)] + ([("transfer-", transfer_uri, lending)] if has_transfer else [])
-    progress = Progress("ingest")
-    for prefix, uri, data in sources:
-        for row in readers.read(uri, data):
-            if isinstance(row, readers.Refused):
-                refused.append(row)
-                continue
-            split = prefix + (
-                row.pop("split") or readers.split_of(row[f"{data.split_unit}_id"], row["text"] is not None, data)
-            )
-            if split not in writers:
-                counts["unused"] += 1
-            elif row["line_id"] in first_seen:
-                refused.append(
-                    readers.Refused(row["line_id"], f"the same image as a line of split {first_seen[row['line_id']]}")
-                )
-            else:
-                first_seen[row["line_id"]] = split
-                counts[split] += 1
-                writers[split].add(row)
-                progress.update(sum(counts.values()), refused=len(refused))
-    for writer in writers.values():
-        writer.flush()
-    _write_refused(refused, lines_out)
-    _demand(counts, refused, data_uri, transfer_uri if has_transfer else "")
-    progress.done(
-        sum(counts.values()), refused=len(refused), **{split: counts[split] for split in lines.SPLITS if counts[split]}
-    )
-    return {"refused": float(len(refused)), **{split.replace("-", "_"): float(counts[split]) for split in lines.SPLITS}}
+    calls = {
+        f"{prefix}{unit.name}": (unit, data, prefix)
+        for prefix, uri, data in _sources(config, data_uri, transfer_uri)
+        for unit in readers.plan(uri, data)
+    }
+    progress, counts = Progress("ingest", total=len(calls)), Counter()
+
+    def say(name: str, came: dict[str, int]) -> None:
+        counts.update(came, parts=1)
+        progress.update(counts["parts"], lines=sum(counts[split] for split in lines.SPLITS), refused=counts["refused"])
+
+    parts = scratch(lines_out) / "parts"
+    mapping.over(packing.pack, calls, parts, say=say)
+    for name in calls:
+        artifacts.take_over(parts / name, lines_out, lines.SPLITS)
+    copies = packing.join([parts / name for name in calls], lines_out)
+    read = {split: counts[split] - copies.get(split, 0) for split in lines.SPLITS}
+    worst = next((f"; refused: {row['item']}: {row['reason']}" for row in packing.refused(parts, calls)), "")
+    _demand(read, counts["refused"], worst, _sources(config, data_uri, transfer_uri))
+    shown = {split: number for split, number in read.items() if number}
+    progress.done(counts["parts"], lines=sum(read.values()), refused=counts["refused"], **shown)
+    return {
+        "refused": float(counts["refused"]),
+        "copies": float(sum(copies.values())),
+        "forgotten": float(counts["forgotten"]),
+        **{split.replace("-", "_"): float(number) for split, number in read.items()},
+    }
 
 
-def _write_refused(refused: list, lines_out: Path) -> None:
-    import pyarrow as pa
+def outline(config: Config, *, data_uri: str, transfer_uri: str = "") -> Iterator[str]:
+    """Lines of text on what `ingest` would find and do; nothing is written. Raises ValueError where ingest would at its start."""
+    from maskocr_core.data import readers
 
-    from maskocr_core.data import lines
+    for _, uri, data in _sources(config, data_uri, transfer_uri):
+        yield from readers.outline(uri, data).render()
+    if transfer_uri and readers.is_model(transfer_uri):
+        yield f"{transfer_uri}: a trained recognizer, of which ingest reads nothing"
+    store = os.environ.get("MASKOCR_STORE")
+    yield f"shards of at most about {config.data.shard_lines:,} lines would go {f'to {store}' if store else 'into the output folder'}"
+    yield "nothing was written"
 
-    table = pa.table(
-        {"item": [row.item for row in refused], "reason": [row.reason for row in refused]},
-        schema=pa.schema([("item", pa.string()), ("reason", pa.string())]),
-    )
-    lines.write(table, lines_out / "refused.parquet")
+
+def _sources(config: Config, data_uri: str, transfer_uri: str) -> list[tuple[str, str, Data]]:
+    """(prefix of its splits, URI, settings) of the data and of the transfer lines, if there are any."""
+    from maskocr_core.data import readers
+    from maskocr_core.services import storage
+
+    found = [("", storage.absolute(data_uri), config.data)]
+    if transfer_uri and not readers.is_model(transfer_uri):
+        # A transfer source only lends its labels: it needs no test lines, and those it brings have no use here.
+        lending = config.data.model_copy(update={"test_share": 0.0})
+        found.append(("transfer-", storage.absolute(transfer_uri), lending))
+    return found
 
 
-def _demand(counts: Counter[str], refused: list, data_uri: str, transfer_uri: str) -> None:
+def _demand(read: dict[str, int], refused: int, worst: str, sources: list[tuple[str, str, Data]]) -> None:
     """Refuse data with which no later stage could do its work, naming what is missing and the mend."""
-    worst = f"; refused: {refused[0].item}: {refused[0].reason}" if refused else ""
-    if not sum(counts.values()):
-        raise ValueError(f"{data_uri}: none of the {len(refused)} items is a line{worst}")
+    if not sum(read.values()):
+        raise ValueError(f"{sources[0][1]}: none of the {refused:,} items is a line{worst}")
     wanted = [("train", "labelled lines to fine-tune on"), ("val", "validation lines"), ("test", "test lines")]
-    missing = [(data_uri, what) for split, what in wanted if not counts[split]]
-    if transfer_uri:
-        missing += [(transfer_uri, what) for split, what in wanted[:2] if not counts[f"transfer-{split}"]]
-    for uri, what in missing:
-        raise ValueError(
-            f"{uri}: there are no {what}{worst}; label more documents, set data.split_unit=page where documents are few, "
-            "or bring a column 'split' with train, val, test and unlabeled"
-        )
+    for prefix, uri, _ in sources:
+        for split, what in wanted[:2] if prefix else wanted:
+            if not read[prefix + split]:
+                raise ValueError(
+                    f"{uri}: there are no {what}{worst}; label more documents, set data.split_unit=page where documents "
+                    "are few, or bring a column 'split' with train, val, test and unlabeled"
+                )

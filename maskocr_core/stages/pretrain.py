@@ -15,11 +15,12 @@ def pretrain(config: Config, *, lines: Path, selection: Path, codebook: Path, en
     lines: shards as ingest writes them.
     selection: accepted line ids and weights, as fit writes them.
     codebook: centroids (K, F) float32, as quantize writes them.
-    encoder_out: the weights, their sizes, and the training log.
+    encoder_out: the weights, their sizes, the training log, and `saw.json`: digests of the documents that it was trained on.
     """
     import shutil
 
-    from maskocr_core.training import pretraining
+    from maskocr_core.artifacts import Artifact
+    from maskocr_core.training import pretraining, saw
     from maskocr_core.training.distributed import data_parallel
 
     folder = scratch(encoder_out)
@@ -34,6 +35,7 @@ def pretrain(config: Config, *, lines: Path, selection: Path, codebook: Path, en
     )
     shutil.copytree(folder / "encoder", encoder_out, dirs_exist_ok=True)
     shutil.copy2(folder / "log.jsonl", encoder_out / "log.jsonl")
+    saw.of_lines(Artifact(lines), Artifact(selection), ["unlabeled"]).write(encoder_out)
     return {
         name: figures[name]
         for name in ("masked_loss", "visible_loss", "masked_accuracy", "lines_per_second", "resumed_at", "steps")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from maskocr_core.config import STEP, Config
-from maskocr_core.stages import stage
+from maskocr_core.config import Config
+from maskocr_core.stages import scratch, stage
 
-MAX_WINDOWS = 400_000
+if TYPE_CHECKING:
+    from maskocr_core.model.codebook import Codebook
+
+MAX_BYTES = 1 << 30  # of the windows that k-means sees at once, as float32
 
 
 @stage(reads=("data", "codebook"))
@@ -20,46 +24,61 @@ def quantize(config: Config, *, lines: Path, selection: Path, codebook_out: Path
     """
     import numpy as np
 
+    from maskocr_core import artifacts
     from maskocr_core.artifacts import Artifact
-    from maskocr_core.data import batches
     from maskocr_core.data import lines as schema
     from maskocr_core.model import codebook
     from maskocr_core.progress import Progress
-    from maskocr_core.training import checkpoint
+    from maskocr_core.services import mapping
+    from maskocr_core.training import checkpoint, labelling
+
+    settings, parts = config.codebook, scratch(codebook_out) / "parts"
+    inputs = Artifact(lines.absolute()), Artifact(selection.absolute())
+    schema.demand_made_for(inputs[1], inputs[0])
+    shards = {
+        shard.rpartition("/")[2].removesuffix(".parquet"): shard
+        for shard in schema.shards(inputs[0], "unlabeled")
+        if schema.count_selected(*inputs, shard)
+    }
+    sample = labelling.shares(*inputs, list(shards.values()), config, MAX_BYTES)
+    progress, done = Progress("quantize", total=2 * len(shards)), []
+
+    def say(name: str, came: dict[str, int]) -> None:
+        done.append(came["lines"])
+        progress.update(len(done), lines=sum(done))
+
+    calls = {name: (*inputs, shard, config, sample) for name, shard in shards.items()}
+    mapping.over(labelling.sample, calls, parts / "windows", say=say)
+    book = _clustered([parts / "windows" / name for name in calls], config)
+    checkpoint.save_codebook(book, codebook_out, config.data.direction)
+    # Counts of another codebook, of a run that was killed on another kind of processor, are not these.
+    counts = parts / f"sizes-{artifacts.sha256(codebook_out / 'codebook.safetensors')[:16]}"
+    mapping.over(labelling.count, {name: (*call, book) for name, call in calls.items()}, counts, say=say)
+    sizes = sum((np.load(counts / name / "sizes.npy") for name in calls), np.zeros(settings.clusters, np.int64))
+    perplexity = codebook.perplexity(np.repeat(np.arange(settings.clusters), sizes), settings.clusters)
+    empty = int((sizes == 0).sum())
+    progress.done(len(done), perplexity=perplexity, empty_clusters=empty)
+    return {
+        "perplexity": perplexity,
+        "empty_clusters": float(empty),
+        "most_frequent_label_share": float(sizes.max() / sizes.sum()),
+        "steps": float(sizes.sum()),
+    }
+
+
+def _clustered(parts: list[Path], config: Config) -> Codebook:
+    """The codebook of the windows in all parts."""
+    from maskocr_core.model import codebook
+    from maskocr_core.training import labelling
 
     settings = config.codebook
-    table = schema.selected(Artifact(lines), Artifact(selection), "unlabeled")
-    random = np.random.default_rng(settings.seed)
-    chosen = np.sort(random.permutation(table.num_rows)[: settings.sample_lines])
-    source = batches.Lines(Artifact(lines), table.take(chosen), config.data)
-    progress = Progress("quantize", total=len(source))
-    # Windows are some 2 KB each: a share of every batch is kept, so that long and short lines alike are in the sample.
-    share = min(1.0, MAX_WINDOWS / (source.widths.sum() / STEP))
-    pixels = []
-    for done, (_, batch) in enumerate(source.in_order(32), 1):
-        windows = codebook.windows(batch.ink, settings.window)[batch.valid]
-        pixels.append(windows[random.random(len(windows)) < share].numpy())
-        progress.update(min(done * 32, len(source)))
-    stacked = np.concatenate(pixels)
-    pixels.clear()
-    print(f"quantize: k-means of {len(stacked):,} steps into {settings.clusters:,} clusters", flush=True)
-    book = codebook.fit(
-        stacked,
+    windows = labelling.stacked(parts, config.data.height * settings.window)
+    print(f"quantize: k-means of {len(windows):,} steps into {settings.clusters:,} clusters", flush=True)
+    return codebook.fit(
+        windows,
         height=config.data.height,
         window=settings.window,
         components=settings.components,
         clusters=settings.clusters,
         seed=settings.seed,
     )
-    checkpoint.save_codebook(book, codebook_out)
-    labels = np.concatenate([book.labels(batch.ink)[batch.valid].numpy() for _, batch in source.in_order(32)])
-    sizes = np.bincount(labels, minlength=settings.clusters)
-    progress.done(
-        len(source), perplexity=codebook.perplexity(labels, settings.clusters), empty_clusters=int((sizes == 0).sum())
-    )
-    return {
-        "perplexity": codebook.perplexity(labels, settings.clusters),
-        "empty_clusters": float((sizes == 0).sum()),
-        "most_frequent_label_share": float(sizes.max() / sizes.sum()),
-        "steps": float(len(labels)),
-    }

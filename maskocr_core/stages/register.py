@@ -45,10 +45,13 @@ def register(
     ids = tracking.log_comparison(
         config.registry, summary, Artifact(evaluation).local(fetched / "evaluation"), {"recipe": config.recipe}
     )
+    home = Artifact(recognizers).local(fetched / "recognizers") / f"{candidate}-{seed}"
     version = tracking.log_model(
         config.registry,
         ids[candidate],
-        Artifact(recognizers).local(fetched / "recognizers") / f"{candidate}-{seed}" / "all",
+        home / "all",
+        home / "saw.json",
+        pd.DataFrame({"image": [_nobodys_line()]}),
         examples,
         lambda output: _demand_same(wanted, output),
     )
@@ -76,6 +79,20 @@ def register(
     return {"version": float(version)}
 
 
+def _nobodys_line() -> bytes:
+    """The example that MLflow shows with a model: a bar on white, since a real line would have to be forgotten some day."""
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    pixels = np.full((40, 320), 255, np.uint8)
+    pixels[16:24, 40:280] = 0
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def _demand_same(wanted: pd.DataFrame, output: pd.DataFrame) -> None:
     """Raises ValueError unless the logged model reads exactly what was evaluated."""
     differing = [line for line, read, now in zip(wanted["line_id"], wanted["read"], output["text"]) if read != now]
@@ -98,4 +115,6 @@ def _described(summary: dict) -> tuple[dict[str, str], str]:
         "data_version": summary["data_version"],
         "test_cer": f"{cer:.4f}",
     }
-    return tags, f"**{verdict['verdict']}**: {verdict['reason']}\n\n```\n{comparison.table(summary)}\n```"
+    notes = "".join(f"\n- {note}" for note in summary["notes"])
+    table = comparison.table(summary)
+    return tags, f"**{verdict['verdict']}**: {verdict['reason']}\n\n```\n{table}\n```\n{notes}"

@@ -13,7 +13,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from maskocr_core import artifacts
-from maskocr_core.config import Model
+from maskocr_core.config import Direction, Model
 from maskocr_core.model.codebook import Codebook
 from maskocr_core.model.encoder import Encoder
 from maskocr_core.model.recognizer import Recognizer
@@ -99,18 +99,27 @@ def new_encoder(model: Model, height: int) -> Encoder:
     return Encoder(height, model.width, model.depth, model.heads, model.stem, model.dropout)
 
 
-def save_encoder(encoder: Encoder, model: Model, height: int, folder: Path) -> None:
-    """Write `encoder.safetensors` and `encoder.json` (sizes: a checkpoint knows its shape)."""
+def save_encoder(encoder: Encoder, model: Model, height: int, folder: Path, direction: Direction = "ltr") -> None:
+    """Write `encoder.safetensors` and `encoder.json` (a checkpoint knows its shape, and how its lines were prepared)."""
     save_tensors(encoder.state_dict(), folder / "encoder.safetensors")
     artifacts.write_json(
         folder / "encoder.json",
-        {"format_version": FORMAT_VERSION, "height": height, "model": model.model_dump(mode="json")},
+        {
+            "format_version": FORMAT_VERSION,
+            "height": height,
+            "direction": direction,
+            "model": model.model_dump(mode="json"),
+        },
     )
 
 
-def load_encoder(artifact: artifacts.Artifact, model: Model, height: int) -> Encoder:
-    """The encoder of an artifact. Raises ValueError if it is of another shape than `model` and `height` ask for."""
+def load_encoder(artifact: artifacts.Artifact, model: Model, height: int, direction: Direction = "ltr") -> Encoder:
+    """The encoder of an artifact.
+
+    Raises ValueError if it is of another shape than `model` and `height` ask for, or saw lines of another direction.
+    """
     facts = _known(artifact.read_json("encoder.json"), artifact.folder / "encoder.json")
+    demand_direction(facts, direction, f"{artifact.folder}: the encoder was pre-trained on", "run pretrain again")
     asked = {"height": height, **model.model_dump(mode="json")}
     found = {"height": facts["height"], **facts["model"]}
     differing = [
@@ -142,7 +151,7 @@ def transplant(encoder: Encoder, tensors: dict[str, Tensor], source: str) -> Non
 
 
 def save_recognizer(recognizer: Recognizer, model: Model, height: int, max_width: int, folder: Path) -> None:
-    """Write `recognizer.safetensors` and `recognizer.json` (sizes, geometry, vocabulary)."""
+    """Write `recognizer.safetensors` and `recognizer.json` (sizes, geometry, direction, vocabulary)."""
     digest = save_tensors(recognizer.state_dict(), folder / "recognizer.safetensors")
     artifacts.write_json(
         folder / "recognizer.json",
@@ -151,6 +160,7 @@ def save_recognizer(recognizer: Recognizer, model: Model, height: int, max_width
             "sha256": digest,
             "height": height,
             "max_width": max_width,
+            "direction": recognizer.direction,
             "model": model.model_dump(mode="json"),
             "characters": recognizer.vocabulary.characters,
         },
@@ -158,7 +168,7 @@ def save_recognizer(recognizer: Recognizer, model: Model, height: int, max_width
 
 
 def load_recognizer(folder: Path) -> tuple[Recognizer, dict[str, Any]]:
-    """The recogniser in a folder, in evaluation mode, and its facts (`height`, `max_width`, `model`, `characters`).
+    """The recogniser in a folder, in evaluation mode, and its facts: `height`, `max_width`, `direction`, `model`, `characters`.
 
     Raises ValueError if the folder holds none, or a changed one.
     """
@@ -167,12 +177,13 @@ def load_recognizer(folder: Path) -> tuple[Recognizer, dict[str, Any]]:
             f"{folder} holds no recognizer.json and recognizer.safetensors: give the folder of a trained recognizer"
         )
     facts = _known(json.loads((folder / "recognizer.json").read_text()), folder / "recognizer.json")
-    recognizer = Recognizer(new_encoder(Model(**facts["model"]), facts["height"]), Vocabulary(facts["characters"]))
+    encoder = new_encoder(Model(**facts["model"]), facts["height"])
+    recognizer = Recognizer(encoder, Vocabulary(facts["characters"]), facts["direction"])
     recognizer.load_state_dict(load_tensors(folder / "recognizer.safetensors", facts["sha256"]))
     return recognizer.eval(), facts
 
 
-def save_codebook(codebook: Codebook, folder: Path) -> None:
+def save_codebook(codebook: Codebook, folder: Path, direction: Direction = "ltr") -> None:
     """Write `codebook.safetensors` and `codebook.json`."""
     save_tensors(
         {"mean": codebook.mean, "components": codebook.components, "centroids": codebook.centroids},
@@ -180,13 +191,30 @@ def save_codebook(codebook: Codebook, folder: Path) -> None:
     )
     artifacts.write_json(
         folder / "codebook.json",
-        {"format_version": FORMAT_VERSION, "height": codebook.height, "window": codebook.window},
+        {
+            "format_version": FORMAT_VERSION,
+            "height": codebook.height,
+            "window": codebook.window,
+            "direction": direction,
+        },
     )
 
 
-def load_codebook(artifact: artifacts.Artifact) -> Codebook:
+def load_codebook(artifact: artifacts.Artifact, direction: Direction = "ltr") -> Codebook:
+    """The codebook of an artifact. Raises ValueError if it was made of lines of another direction."""
     facts = _known(artifact.read_json("codebook.json"), artifact.folder / "codebook.json")
+    demand_direction(facts, direction, f"{artifact.folder}: the codebook was made of", "run quantize again")
     return Codebook(facts["height"], facts["window"], **load(artifact.read_bytes("codebook.safetensors")))
+
+
+def demand_direction(facts: dict[str, Any], direction: Direction, what: str, otherwise: str) -> None:
+    """Raises ValueError, beginning with `what`, unless the facts of a checkpoint say that its lines ran in `direction`."""
+    if facts["direction"] != direction:
+        words = {"ltr": "left-to-right", "rtl": "right-to-left"}
+        raise ValueError(
+            f"{what} {words[facts['direction']]} lines, these are {words[direction]}: "
+            f"set data.direction={facts['direction']} if they are not, or {otherwise}"
+        )
 
 
 def _known(facts: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -194,4 +222,4 @@ def _known(facts: dict[str, Any], path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path}: format_version {facts.get('format_version')!r} is not {FORMAT_VERSION}; install the maskocr that wrote it"
         )
-    return facts
+    return {"direction": "ltr"} | facts  # every line was, before checkpoints said it

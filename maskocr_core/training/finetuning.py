@@ -83,7 +83,7 @@ def _train(run: Run, config: Config, data: Path, selection: Path, folder: Path) 
     training_table = subset(lines.selected(artifact, chosen, run.splits[0]), run.budget)
     source = batches.Lines(artifact, training_table, config.data)
     validation = batches.Lines(artifact, lines.selected(artifact, chosen, run.splits[1]), config.data)
-    recognizer, model, new_characters = _start(run, config, Vocabulary.of(source.texts))
+    recognizer, model, new_characters = _start(run, config, Vocabulary.of(source.texts, config.data.direction))
     settings = Training(
         steps=run.steps,
         batch=config.sweep.batch,
@@ -191,10 +191,13 @@ def _start(run: Run, config: Config, vocabulary: Vocabulary) -> tuple[Recognizer
                 f"{run.recognizer} reads lines {facts['height']} px high, these are {config.data.height} px: "
                 f"set data.height={facts['height']}, or give another recognizer"
             )
+        checkpoint.demand_direction(facts, config.data.direction, f"{run.recognizer} reads", "give another recognizer")
         wider, new_characters = recognizer.widened(vocabulary)
         return wider, Model(**facts["model"]), new_characters
     if run.encoder:
-        encoder = checkpoint.load_encoder(Artifact(Path(run.encoder)), config.model, config.data.height)
+        encoder = checkpoint.load_encoder(
+            Artifact(Path(run.encoder)), config.model, config.data.height, config.data.direction
+        )
     else:
         encoder = checkpoint.new_encoder(config.model, config.data.height)
-    return Recognizer(encoder, vocabulary), config.model, len(vocabulary) - 1
+    return Recognizer(encoder, vocabulary, config.data.direction), config.model, len(vocabulary) - 1

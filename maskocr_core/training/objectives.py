@@ -53,7 +53,7 @@ class Recognition(nn.Module):
 
     def forward(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         logits_BLV = self.recognizer(batch.ink, batch.valid)
-        targets = [self.recognizer.vocabulary.encode(text) for text in batch.texts]
+        targets = self.recognizer.targets(batch.texts)
         lengths = torch.tensor([len(target) for target in targets])
         flat = torch.tensor([label for target in targets for label in target])
         # zero_infinity: a line with more characters than steps cannot be emitted by CTC at all and teaches nothing

@@ -8,7 +8,7 @@ import torch
 
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Config
-from maskocr_core.data import batches, lines
+from maskocr_core.data import batches
 from maskocr_core.training import checkpoint, objectives
 from maskocr_core.training.log import TrainingLog
 from maskocr_core.training.loop import Place, fit
@@ -24,10 +24,10 @@ def train(
     place = Place(rank, world)
     torch.manual_seed(config.pretrain.seed)
     encoder = checkpoint.new_encoder(config.model, config.data.height)
-    objective = objectives.MaskedLabels(encoder, checkpoint.load_codebook(Artifact(codebook)), config.mask)
-    source = batches.Lines(
-        Artifact(data), lines.selected(Artifact(data), Artifact(selection), "unlabeled"), config.data
+    objective = objectives.MaskedLabels(
+        encoder, checkpoint.load_codebook(Artifact(codebook), config.data.direction), config.mask
     )
+    source = batches.Stream(Artifact(data), Artifact(selection), "unlabeled", config.data)
     log = TrainingLog(folder / "log.jsonl")
 
     def stream(first: int):
@@ -44,5 +44,5 @@ def train(
         objective, stream, config.pretrain, checkpoint.Checkpoints(folder / "checkpoints"), place=place, log=log.add
     )
     if place.rank == 0:
-        checkpoint.save_encoder(encoder, config.model, config.data.height, folder / "encoder")
+        checkpoint.save_encoder(encoder, config.model, config.data.height, folder / "encoder", config.data.direction)
     return {**figures, "steps": float(config.pretrain.steps)}

@@ -31,10 +31,10 @@ PREDICTIONS = pa.schema(
 
 
 def read_with(folder: Path, source: Lines, what: str) -> list[str]:
-    """Texts of all lines as the recogniser in `folder` reads them."""
+    """Texts of all lines as the recogniser in `folder` reads them, prepared as its own training lines were."""
     recognizer, facts = checkpoint.load_recognizer(folder)
-    if (facts["height"], facts["max_width"]) != (source.data.height, source.data.max_width):
-        geometry = source.data.model_copy(update={"height": facts["height"], "max_width": facts["max_width"]})
+    geometry = source.data.model_copy(update={name: facts[name] for name in ("height", "max_width", "direction")})
+    if geometry != source.data:
         source = source.with_geometry(geometry)
     progress = Progress(f"evaluate {what}", total=len(source))
     return finetuning.read(recognizer, source, progress.update)[0]
@@ -160,6 +160,9 @@ def predictions(source: Lines, readings: list[Readings], champion: list[str] | N
 def _png(source: Lines, place: int) -> str:
     from PIL import Image
 
+    pixels = source.pixels(place)
+    if source.data.direction == "rtl":
+        pixels = pixels[:, ::-1]  # a person sees the line as it stands on the page
     buffer = io.BytesIO()
-    Image.fromarray(source.pixels(place)).save(buffer, "PNG")
+    Image.fromarray(pixels).save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()

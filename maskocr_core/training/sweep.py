@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from functools import reduce
 from itertools import product
+from operator import or_
 from pathlib import Path
 
 from maskocr_core.artifacts import Artifact
@@ -11,6 +13,7 @@ from maskocr_core.config import Config
 from maskocr_core.training import finetuning
 from maskocr_core.training.distributed import each
 from maskocr_core.training.finetuning import MARKS, Run
+from maskocr_core.training.saw import Saw
 
 TARGET, TRANSFER = ("train", "val"), ("transfer-train", "transfer-val")
 
@@ -112,6 +115,12 @@ def choose(grid: list[Run], results: list[dict]) -> list[Run]:
         rate = min(rates, key=lambda value: rates[value])
         chosen += [run for run in grid if (run.name, run.budget, run.learning_rate) == (start, budget, rate)]
     return chosen
+
+
+def seen(start: str, by_part: dict[str, Saw]) -> Saw:
+    """What a start was trained on. by_part: what the `target` lines, the `transfer` part and the pre-trained `encoder` hold."""
+    parts = {"transfer": ("transfer",), "pretrained": ("encoder",), "both": ("transfer", "encoder")}
+    return reduce(or_, (by_part[part] for part in parts.get(start, ())), by_part["target"])
 
 
 def collect(folder: Path, destination: Path) -> None:

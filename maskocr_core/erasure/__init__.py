@@ -1,0 +1,1 @@
+"""Erasing what tombstones name: from artifacts, unfinished work, stores, versions of the data and MLflow."""

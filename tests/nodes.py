@@ -1,0 +1,43 @@
+"""Ray clusters for tests, on loopback, gone with the `with` block."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from conftest import REPOSITORY
+
+# What workers find the tests' own modules by.
+PYTHONPATH = f"{REPOSITORY}:{REPOSITORY / 'tests'}"
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+# Binds every port to loopback, on the side of the caller too; read when Ray is imported, hence here and now.
+os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+_HOLD = """
+import sys, ray
+ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+         object_store_memory=100 << 20, _temp_dir=sys.argv[1])
+print(ray.get_runtime_context().gcs_address, flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def one_node() -> Iterator[str]:
+    """The address of a cluster of one node with two cores that another process holds."""
+    folder = tempfile.mkdtemp(prefix="r-", dir="/tmp")  # socket paths may not exceed 107 bytes
+    environment = os.environ | QUIET | {"PYTHONPATH": PYTHONPATH}
+    command = [sys.executable, "-c", _HOLD, folder]
+    holder = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        yield holder.stdout.readline().strip()
+    finally:
+        holder.communicate()
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,93 @@
+"""quantize, shard by shard: what is sampled, and that it hangs on the lines alone."""
+
+import os
+
+import numpy as np
+import packed
+import pytest
+import torch
+
+from maskocr_core import config, stages
+from maskocr_core.artifacts import Artifact
+from maskocr_core.data import lines
+from maskocr_core.model import codebook
+from maskocr_core.training import labelling
+
+CONFIG = config.load("smoke", ["codebook.clusters=8", "codebook.sample_lines=1000"])
+ALL = labelling.Shares(1.0, 1.0)
+
+
+@pytest.fixture(scope="module")
+def packs(tmp_path_factory):
+    """(lines, selection): 48 unlabelled lines in six shards."""
+    content = {"unlabeled": packed.short_lines(48, seed=0)}
+    return tuple(map(Artifact, packed.pack(tmp_path_factory.mktemp("packs"), content, shard_lines=8)))
+
+
+def sampled(packs, folder, share, configuration=CONFIG) -> tuple[np.ndarray, int]:
+    """Windows as ink, and the number of lines that they are from."""
+    parts, count = [], 0
+    for shard in lines.shards(packs[0], "unlabeled"):
+        parts.append(folder / shard.replace("/", "-"))
+        parts[-1].mkdir(parents=True)
+        count += labelling.sample(*packs, shard, configuration, share, parts[-1])["lines"]
+    return labelling.stacked(parts, configuration.data.height * configuration.codebook.window), count
+
+
+def test_the_windows_of_a_whole_sample_are_those_of_the_lines_to_the_bit(packs, tmp_path):
+    windows, count = sampled(packs, tmp_path, ALL)
+    source = packed.source((packs[0].folder, packs[1].folder), "unlabeled", CONFIG.data)
+    expected = [codebook.windows(batch.ink, CONFIG.codebook.window)[batch.valid] for _, batch in source.in_order(7)]
+    expected = torch.cat(expected).numpy()
+    assert count == 48 and windows.shape == expected.shape and windows.dtype == np.float32
+    assert sorted(map(bytes, windows)) == sorted(map(bytes, expected))
+
+
+def test_a_smaller_sample_is_part_of_a_larger_one_and_another_seed_draws_another(packs, tmp_path):
+    small, few = sampled(packs, tmp_path / "small", labelling.Shares(0.4, 0.5))
+    large, many = sampled(packs, tmp_path / "large", labelling.Shares(0.8, 0.5))
+    assert 5 < few < many < 48 and len(small) < len(large)
+    assert set(map(bytes, small)) <= set(map(bytes, large))
+    other = CONFIG.model_copy(update={"codebook": CONFIG.codebook.model_copy(update={"seed": 1})})
+    assert set(map(bytes, sampled(packs, tmp_path / "other", labelling.Shares(0.4, 0.5), other)[0])) != set(
+        map(bytes, small)
+    )
+
+
+def test_the_shares_give_about_the_lines_asked_for_and_no_more_bytes_than_allowed(packs, tmp_path):
+    asked = CONFIG.model_copy(update={"codebook": CONFIG.codebook.model_copy(update={"sample_lines": 24})})
+    shards = lines.shards(packs[0], "unlabeled")
+    share = labelling.shares(*packs, shards, asked, 1 << 30)
+    assert share == labelling.Shares(0.5, 1.0)
+    whole, count = sampled(packs, tmp_path / "whole", share)
+    assert 12 < count < 36
+    half = labelling.shares(*packs, shards, asked, whole.nbytes // 2)
+    assert sampled(packs, tmp_path / "half", half)[0].nbytes == pytest.approx(whole.nbytes / 2, rel=0.3)
+    assert labelling.shares(*packs, shards, CONFIG, 1 << 30) == ALL
+
+
+def test_the_counts_of_all_shards_are_those_of_the_labels(packs, tmp_path):
+    windows, _ = sampled(packs, tmp_path / "windows", ALL)
+    settings = CONFIG.codebook
+    book = codebook.fit(
+        windows, height=CONFIG.data.height, window=settings.window, components=settings.components, clusters=8, seed=0
+    )
+    sizes = np.zeros(8, np.int64)
+    for number, shard in enumerate(lines.shards(packs[0], "unlabeled")):
+        part = tmp_path / str(number)
+        part.mkdir()
+        labelling.count(*packs, shard, CONFIG, ALL, book, part)
+        sizes += np.load(part / "sizes.npy")
+    source = packed.source((packs[0].folder, packs[1].folder), "unlabeled", CONFIG.data)
+    labels = np.concatenate([book.labels(batch.ink)[batch.valid].numpy() for _, batch in source.in_order(5)])
+    assert sizes.tolist() == np.bincount(labels, minlength=8).tolist()
+
+
+def test_relative_paths_are_found_from_another_folder_too(packs, tmp_path, monkeypatch):
+    monkeypatch.setenv("MASKOCR_MAP", "inline")
+    folders = {name: os.path.relpath(artifact.folder) for name, artifact in zip(("lines", "selection"), packs)}
+    seen = []
+    monkeypatch.setattr(labelling, "sample", lambda *call: seen.append(call[0].folder) or {"lines": 0})
+    with pytest.raises(FileNotFoundError):
+        stages.get("quantize")(CONFIG, **folders, codebook_out=tmp_path / "out")
+    assert seen and all(folder.is_absolute() for folder in seen)

@@ -104,7 +104,7 @@ def test_a_fingerprint_changes_with_content_names_and_number_of_files(tmp_path):
 def test_a_file_that_is_gone_is_named_in_one_sentence(tmp_path, folder):
     artifact = ingest(folder)
     os.unlink(tmp_path / "lines" / artifact.names("train/")[0])
-    with pytest.raises(ValueError, match="part-00000.parquet") as error:
+    with pytest.raises(ValueError, match=r"part-\w+.parquet") as error:
         lines.index(artifact, "train")
     one_sentence(error)
 

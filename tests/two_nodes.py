@@ -28,7 +28,7 @@ SETTINGS = ["data.shard_lines=8"]
 
 def main(data: str, folder: Path) -> None:
     notes, work = folder / "notes", folder / "stages"
-    os.environ |= {"MASKOCR_NOTES": str(notes), "MASKOCR_WORK": str(work)}
+    os.environ |= {"MASKOCR_NOTES": str(notes), "MASKOCR_WORK": str(work), "MASKOCR_MAP": "ray"}
     quiet = {"object_store_memory": 100 << 20, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **quiet})
     second = cluster.add_node(num_cpus=1, **quiet)

@@ -6,30 +6,24 @@ characters are spelled out, and a content security policy forbids scripts and an
 
 from __future__ import annotations
 
-import base64
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pyarrow as pa
 
 from maskocr_core import artifacts
 from maskocr_core.artifacts import Artifact
-from maskocr_core.data import images, lines
+from maskocr_core.data import images, lines, pages
 
 PAGE, SHOWN = "contact_sheet.html", "shown.json"
 PER_KIND = 24  # lines shown of each kind of fault
-MAX_WIDTH, MAX_HEIGHT = 640, 240  # px of a picture
 MAX_PICTURES = 4 << 20  # bytes of all pictures together
 MAX_GROUPS = 20  # kinds of reasons shown of what ingest refused
 _IDENTITY = re.compile(r"[0-9a-f]{32}")  # a line id, where ingest refused a line and not a file
 _PARTICULARS = re.compile(r"[:;,'‘]| of page |\S*\d")  # where what tells one item's reason from another's begins
-_JOINERS = "\u200c\u200d"  # format characters that Persian and Indic spelling needs
 
 
 def write(artifact: Artifact, quarantined: Iterable[tuple[str, pa.Table]], out: Path) -> None:
@@ -50,7 +44,7 @@ def write(artifact: Artifact, quarantined: Iterable[tuple[str, pa.Table]], out: 
         for kind in sorted(counts, key=lambda kind: (-sum(counts[kind].values()), kind))
     ]
     groups = _refused_at_ingest(artifact)
-    page = _template().render(kinds=kinds, groups=groups)
+    page = pages.template("contact_sheet.html.j2").render(kinds=kinds, groups=groups)
     (out / PAGE).write_text(page, encoding="utf-8", errors="replace")
     items = [item for group in groups for item in group["items"] if _IDENTITY.fullmatch(item["item"])]
     shown = {line["line_id"] for kind in kinds for line in kind["lines"]} | {item["item"] for item in items}
@@ -90,7 +84,7 @@ def _pictures(artifact: Artifact, chosen: dict[str, list[dict[str, Any]]]) -> di
     for shard in sorted(wanted):
         for identity, image in _images(artifact, shard, wanted[shard]):
             try:
-                picture = _picture(images.decode(image))
+                picture = pages.picture(images.decode(image))
             except ValueError:
                 continue
             if (left := left - len(picture["data"])) < 0:
@@ -104,15 +98,6 @@ def _images(artifact: Artifact, shard: str, line_ids: set[str]) -> Iterator[tupl
         for place, identity in enumerate(batch["line_id"].to_pylist()):
             if identity in line_ids:
                 yield identity, batch["image"][place].as_py()
-
-
-def _picture(pixels: np.ndarray) -> dict[str, Any]:
-    """`data`: base64 of a WebP; `width` and `height` in px."""
-    scale = min(1.0, MAX_HEIGHT / pixels.shape[0], MAX_WIDTH / pixels.shape[1])
-    height, width = (max(1, round(side * scale)) for side in pixels.shape)
-    small = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
-    _, encoded = cv2.imencode(".webp", small, [cv2.IMWRITE_WEBP_QUALITY, 60])
-    return {"data": base64.b64encode(encoded.tobytes()).decode(), "width": width, "height": height}
 
 
 def _refused_at_ingest(artifact: Artifact) -> list[dict[str, Any]]:
@@ -130,27 +115,3 @@ def _refused_at_ingest(artifact: Artifact) -> list[dict[str, Any]]:
             if len(group["items"]) < PER_KIND:
                 group["items"].append(row)
     return sorted(groups.values(), key=lambda group: (-group["count"], group["reason"]))[:MAX_GROUPS]
-
-
-def _template() -> Any:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: _spelled_out(value) if type(value) is str else value,  # markup is a subclass
-    )
-    return environment.get_template("contact_sheet.html.j2")
-
-
-def _spelled_out(text: str) -> str:
-    """The text with control characters, among them those that turn its direction, made visible."""
-    return "".join(
-        f"[U+{ord(character):04X}]"
-        if unicodedata.category(character) in ("Cc", "Cf") and character not in _JOINERS
-        else character
-        for character in text
-    )

@@ -23,7 +23,7 @@ FORMAT_VERSION, READABLE = 2, (1, 2)
 MANIFEST = "manifest.json"
 LINEAGE = "lineage.json"
 _STORED = (".parquet", ".safetensors")
-_ELSEWHERE = ".stored.json"  # stands for a file of an unfinished folder that lies in the store already
+ELSEWHERE = ".stored.json"  # stands for a file of an unfinished folder that lies in the store already
 _SHOWN = (".html", ".png", ".svg")  # pages for people, with the time in them: listed, but no part of the data version
 
 
@@ -104,9 +104,9 @@ def finish(folder: Path, *, kind: str, config: dict[str, Any], metrics: dict[str
     """Write lineage and, last, the manifest of a folder whose files are complete."""
     entries = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        if path.name.endswith(_ELSEWHERE):
+        if path.name.endswith(ELSEWHERE):
             entries.append(
-                json.loads(path.read_text()) | {"name": path.relative_to(folder).as_posix()[: -len(_ELSEWHERE)]}
+                json.loads(path.read_text()) | {"name": path.relative_to(folder).as_posix()[: -len(ELSEWHERE)]}
             )
             path.unlink()
         elif (name := path.relative_to(folder).as_posix()) not in (MANIFEST, LINEAGE):
@@ -137,7 +137,7 @@ def settle(folder: Path) -> None:
     """
     if os.environ.get("MASKOCR_STORE"):
         for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in _STORED):
-            path.with_name(path.name + _ELSEWHERE).write_text(json.dumps(_settled(path)))
+            path.with_name(path.name + ELSEWHERE).write_text(json.dumps(_settled(path)))
 
 
 def take_over(part: Path, unfinished: Path, folders: tuple[str, ...]) -> None:
@@ -147,7 +147,7 @@ def take_over(part: Path, unfinished: Path, folders: tuple[str, ...]) -> None:
             destination = unfinished / folder / path.name
             destination.parent.mkdir(parents=True, exist_ok=True)
             destination.unlink(missing_ok=True)
-            _link_or_copy(str(path), str(destination))
+            link_or_copy(str(path), str(destination))
 
 
 def demand_room(destination: Path) -> None:
@@ -167,7 +167,7 @@ def publish(source: Path, destination: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     destination.parent.mkdir(parents=True, exist_ok=True)
     try:
-        shutil.copytree(source, aside, copy_function=_link_or_copy)
+        shutil.copytree(source, aside, copy_function=link_or_copy)
         if destination.is_dir():
             shutil.rmtree(destination)
         aside.rename(destination)
@@ -188,7 +188,8 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _link_or_copy(source: str, destination: str) -> None:
+def link_or_copy(source: str, destination: str) -> None:
+    """Give a file a second name, or a second copy where the file system has no links to there."""
     import shutil
 
     try:

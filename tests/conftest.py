@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import rendered
+import servers
 
 from maskocr_core import config, stages
 
@@ -46,6 +48,20 @@ def own_place(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     # A process a core for every few shards costs more than it saves here; tests of the ways choose for themselves.
     monkeypatch.setenv("MASKOCR_MAP", "inline")
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory) -> Iterator[servers.S3]:
+    """A real S3 server with two buckets."""
+    with servers.seaweed(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def at_s3(s3, monkeypatch) -> servers.S3:
+    """The server, and an environment that leads to it."""
+    servers.lead(monkeypatch, s3.env)
+    return s3
 
 
 @pytest.fixture(scope="session")

@@ -68,6 +68,14 @@ class S3:
         return [item["Key"] for page in pages for item in page.get("Contents", ())]
 
 
+def lead(monkeypatch: pytest.MonkeyPatch, changes: dict[str, str]) -> None:
+    """Change the environment for clients to come: boto3 keeps the keys it saw first, and waits between its attempts."""
+    for name, value in changes.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda self, context: 0)
+
+
 @contextmanager
 def seaweed(folder: Path) -> Iterator[S3]:
     """SeaweedFS with its data in `folder`. Skips the test where the binary is not installed."""

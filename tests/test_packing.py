@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskocr_core import config
-from maskocr_core.data import lines, packing, readers
+from maskocr_core.data import lines, packing, readers, side_tables
 
 DATA = config.load("smoke").data
 SPLITS = ("train", "test", "unlabeled", "transfer-train")
@@ -24,14 +24,14 @@ def part(folder: Path, rows: list[dict], refused: int = 0) -> Path:
     """A part as `pack` leaves it, from rows of packing.COPIES."""
     folder.mkdir(parents=True)
     table = pa.Table.from_pylist(rows, schema=packing.COPIES)
-    packing._save(table.sort_by("line_id"), folder / "copies.arrow")
+    side_tables.save(table.sort_by("line_id"), folder / "copies.arrow")
     documents = [
         {"source": row["source"], "document_id": row["document_id"], "split": row["shard"].split("/")[0], "lines": 1}
         for row in rows
     ]
-    packing._save(pa.Table.from_pylist(documents, schema=lines.DOCUMENTS), folder / "documents.arrow")
+    side_tables.save(pa.Table.from_pylist(documents, schema=lines.DOCUMENTS), folder / "documents.arrow")
     items = [{"item": f"{folder.name}/{number}", "reason": "torn"} for number in range(refused)]
-    packing._save(pa.Table.from_pylist(items, schema=packing.REFUSED), folder / "refused.arrow")
+    side_tables.save(pa.Table.from_pylist(items, schema=packing.REFUSED), folder / "refused.arrow")
     return folder
 
 
@@ -99,7 +99,7 @@ _MEASURED = """
 import hashlib, json, resource, sys
 from pathlib import Path
 import numpy as np, pyarrow as pa
-from maskocr_core.data import lines, packing
+from maskocr_core.data import lines, packing, side_tables
 folder, parts, size = Path(sys.argv[1]), int(sys.argv[2]), 2_000
 def part(number):
     path = folder / f"part{number}"
@@ -108,9 +108,9 @@ def part(number):
     column = lambda text: pa.array([text] * size)
     table = pa.Table.from_arrays([column("source"), column(f"document {number}"), column("page" * 20), pa.array(ids),
                                   column(f"train/part-{number:032}.parquet"), pa.array(range(size), pa.int32())], schema=packing.COPIES)
-    packing._save(table, path / "copies.arrow")
-    packing._save(lines.DOCUMENTS.empty_table(), path / "documents.arrow")
-    packing._save(packing.REFUSED.empty_table(), path / "refused.arrow")
+    side_tables.save(table, path / "copies.arrow")
+    side_tables.save(lines.DOCUMENTS.empty_table(), path / "documents.arrow")
+    side_tables.save(packing.REFUSED.empty_table(), path / "refused.arrow")
     return path
 packing.AT_ONCE = 20_000
 paths = [part(number) for number in range(parts)]

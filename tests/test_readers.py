@@ -13,7 +13,6 @@ import pytest
 import rendered
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from servers import seaweed
 
 from maskocr_core import config
 from maskocr_core.data import lines, readers
@@ -299,20 +298,6 @@ def test_a_date_of_retention_that_is_none_is_refused():
 
 
 # S3
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory):
-    with seaweed(tmp_path_factory.mktemp("s3")) as server:
-        yield server
-
-
-@pytest.fixture
-def at_s3(s3, monkeypatch):
-    for name, value in s3.env.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)
-    return s3
 
 
 def everything(root):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import rendered
 from conftest import run_stage
-from servers import DEAD_ENDPOINT, seaweed
+from servers import DEAD_ENDPOINT, lead
 
 from maskocr_core import config, stages
 from maskocr_core.artifacts import Artifact
@@ -15,27 +15,6 @@ from maskocr_core.services import storage
 pytestmark = pytest.mark.filterwarnings("ignore")
 DATA_STAGES = {"validate": ("lines",), "fit": ("lines", "validation"), "quantize": ("lines", "selection")}
 OUTPUTS = ("lines", "validation", "selection", "codebook")
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory):
-    with seaweed(tmp_path_factory.mktemp("s3")) as server:
-        yield server
-
-
-@pytest.fixture
-def at_s3(s3, monkeypatch):
-    """The server, and an environment that leads to it."""
-    lead(monkeypatch, s3.env)
-    return s3
-
-
-def lead(monkeypatch, changes) -> None:
-    """Change the environment for clients to come: boto3 keeps the keys it saw first, and waits between its attempts."""
-    for name, value in changes.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)
-    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda self, context: 0)
 
 
 @pytest.fixture(scope="module")

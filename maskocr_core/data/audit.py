@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Quality
-from maskocr_core.data import images, lines, near_duplicates, quality, scripts
+from maskocr_core.data import images, lines, near_duplicates, quality, scripts, side_tables
 
 COMMON_HEIGHT = 48  # px to which widths are brought before they are compared, so that limits hold at any resolution
 FEW_LINES = 50  # in a smaller shard a handful of bad lines is no sign of anything
@@ -71,20 +71,14 @@ def leave(table: pa.Table, shard: str, part: Path) -> dict[str, Any]:
     """Write what `Findings` reads of a shard's MEASURED below `part`, and return what it counts, texts excepted."""
     part.mkdir(parents=True, exist_ok=True)
     facts = table.select(FACTS.names)
-    _save(facts, part / "facts.arrow")
+    side_tables.save(facts, part / "facts.arrow", "zstd")
     rows = facts.to_pylist()
     pages: set[tuple[str, ...]] = set()
     if shard.split("/")[0] != "unlabeled":
         compared = pc.and_(pc.equal(table["reasons"], ""), pc.is_valid(table["text_digest"]))
-        _save(table.filter(compared), part / "compared.arrow")
+        side_tables.save(table.filter(compared), part / "compared.arrow", "zstd")
         pages = {(row["source"], row["document_id"], row["page_id"]) for row in rows}
     return {"shard": shard, "pages": sorted(pages), **_counts(rows)}
-
-
-def load(path: Path) -> pa.Table:
-    """A table that `measure` left for the calling process."""
-    with pa.OSFile(str(path)) as file:
-        return pa.ipc.open_file(file).read_all()
 
 
 class Findings:
@@ -107,7 +101,7 @@ class Findings:
     def facts(self) -> Iterator[tuple[str, pa.Table]]:
         """(shard, FACTS of its lines), a shard at a time."""
         for name, result in self.results.items():
-            yield result["shard"], load(self.parts / name / "facts.arrow")
+            yield result["shard"], side_tables.load(self.parts / name / "facts.arrow")
 
     def quarantined(self) -> Iterator[tuple[str, pa.Table]]:
         """`facts` of the bad lines, of the shards that have any."""
@@ -121,7 +115,7 @@ class Findings:
         for name, result in self.results.items():
             split = result["shard"].split("/")[0]
             if split != "unlabeled":
-                yield split, load(self.parts / name / "compared.arrow")
+                yield split, side_tables.load(self.parts / name / "compared.arrow")
 
     def alphabet(self, splits: tuple[str, ...]) -> Counter[str]:
         """In how many lines of these splits each character stands."""
@@ -254,9 +248,3 @@ def _named(character: str) -> str:
     if not character.isprintable():
         return code
     return f"‘{'◌' if unicodedata.combining(character) else ''}{character}’ {code}"
-
-
-def _save(table: pa.Table, path: Path) -> None:
-    options = pa.ipc.IpcWriteOptions(compression="zstd")
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema, options=options) as writer:
-        writer.write_table(table, max_chunksize=lines.ROWS_PER_GROUP * 8)

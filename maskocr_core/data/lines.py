@@ -77,6 +77,11 @@ def line_id(image: bytes) -> str:
     return hashlib.sha256(image).hexdigest()[:32]
 
 
+def lot(line: str, key: bytes) -> float:
+    """A number in [0, 1) that stands for a line id, the same wherever and whenever it is read; another key, another lot."""
+    return int.from_bytes(hashlib.blake2b(line.encode(), key=key, digest_size=8).digest()) / 2**64
+
+
 def in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows of a shard, shuffled by a keyed hash: neighbouring lines of a page are parted without a random state to keep."""
 
@@ -131,9 +136,14 @@ def version(artifact: Artifact) -> str:
     return tombstones.digest(artifact.version, hidden.version) if touched else artifact.version
 
 
-def shards(artifact: Artifact, split: str) -> list[str]:
-    """Names of the shards of a split, in order."""
-    return artifact.names(prefix=f"{split}/", suffix=".parquet")
+def shards(artifact: Artifact, *splits: str) -> list[str]:
+    """Names of the shards of the splits, split by split, in order."""
+    return [name for split in splits for name in artifact.names(prefix=f"{split}/", suffix=".parquet")]
+
+
+def part_of(shard: str) -> str:
+    """The name of what is done with a shard, for `mapping.over`."""
+    return shard.removesuffix(".parquet").replace("/", "--")
 
 
 def index_of(

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from maskocr_core.config import Data
-from maskocr_core.data import lines, readers, tombstones
+from maskocr_core.data import lines, readers, side_tables, tombstones
 
 REFUSED = pa.schema([("item", pa.string()), ("reason", pa.string())])
 COPIES = pa.schema([field for field in lines.DUPLICATES if field.name != "rank"])  # one row a line, sorted by line id
@@ -47,9 +47,9 @@ def pack(unit: readers.Unit, data: Data, prefix: str, part: Path) -> dict[str, i
             counts[split] = table.num_rows
             copies.append(_copies(table, shard))
             documents.append(_documents(table, split))
-    _save(pa.concat_tables(copies).sort_by("line_id"), part / "copies.arrow")
-    _save(pa.concat_tables(documents), part / "documents.arrow")
-    _save(pa.Table.from_pylist(refused, schema=REFUSED), part / "refused.arrow")
+    side_tables.save(pa.concat_tables(copies).sort_by("line_id"), part / "copies.arrow")
+    side_tables.save(pa.concat_tables(documents), part / "documents.arrow")
+    side_tables.save(pa.Table.from_pylist(refused, schema=REFUSED), part / "refused.arrow")
     return dict(counts)
 
 
@@ -59,7 +59,7 @@ def join(parts: list[Path], lines_out: Path) -> dict[str, int]:
     No more than `AT_ONCE` lines are in memory, however many there are; of documents, all. Returns how many copies of lines
     are not read, by split.
     """
-    _write((_load(part / "refused.arrow") for part in parts), REFUSED, lines_out / "refused.parquet")
+    _write((side_tables.load(part / "refused.arrow") for part in parts), REFUSED, lines_out / "refused.parquet")
     lines.write(_joined_documents(parts), lines_out / "documents.parquet")
     passed_over: Counter[str] = Counter()
 
@@ -75,7 +75,7 @@ def join(parts: list[Path], lines_out: Path) -> dict[str, int]:
 def refused(parts: Path, names: Iterable[str]) -> Iterator[dict[str, str]]:
     """What the named parts refused: {"item", "reason"} each."""
     for name in names:
-        yield from _load(parts / name / "refused.arrow").to_pylist()
+        yield from side_tables.load(parts / name / "refused.arrow").to_pylist()
 
 
 def _by_split(
@@ -139,7 +139,7 @@ def _joined_documents(parts: list[Path]) -> pa.Table:
     key = ["source", "document_id", "split"]
     table = lines.DOCUMENTS.empty_table()
     for first in range(0, len(parts), 256):
-        tables = [_load(part / "documents.arrow") for part in parts[first : first + 256]]
+        tables = [side_tables.load(part / "documents.arrow") for part in parts[first : first + 256]]
         grouped = pa.concat_tables([table, *tables]).group_by(key, use_threads=False)
         grouped = grouped.aggregate([("lines", "sum"), ("license", "first"), ("first_expiry", "min")])
         columns = [*key, "lines_sum", "license_first", "first_expiry_min"]
@@ -150,11 +150,11 @@ def _joined_documents(parts: list[Path]) -> pa.Table:
 def _duplicates(parts: list[Path]) -> Iterator[pa.Table]:
     """Tables of lines.DUPLICATES, by line id and rank: the ids are digests, so that equal ranges of them are equally full."""
     paths = [part / "copies.arrow" for part in parts]
-    ranges = max(1, -(-sum(_load(path).num_rows for path in paths) // AT_ONCE))
+    ranges = max(1, -(-sum(side_tables.load(path).num_rows for path in paths) // AT_ONCE))
     bounds = [f"{(number << 128) // ranges:032x}" for number in range(1, ranges)]
-    ends = [_ends(_load(path), bounds) for path in paths]
+    ends = [_ends(side_tables.load(path), bounds) for path in paths]
     for number in range(ranges):
-        found = (_copied(_load(path), *end[number : number + 2]) for path, end in zip(paths, ends))
+        found = (_copied(side_tables.load(path), *end[number : number + 2]) for path, end in zip(paths, ends))
         table = pa.concat_tables([COPIES.empty_table(), *found])
         table = table.take(pc.sort_indices(table["line_id"]))
         ids = table["line_id"].combine_chunks()
@@ -192,17 +192,6 @@ def _ranked(table: pa.Table) -> pa.Table:
 
 def _splits(shards: pa.ChunkedArray) -> list[str]:
     return [shard.split("/")[0] for shard in shards.to_pylist()]
-
-
-def _save(table: pa.Table, path: Path) -> None:
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table.combine_chunks())
-
-
-def _load(path: Path) -> pa.Table:
-    """A table whose columns are the file's own bytes, mapped and not read."""
-    with pa.memory_map(str(path)) as file:
-        return pa.ipc.open_file(file).read_all()
 
 
 def _write(tables: Iterable[pa.Table], schema: pa.Schema, path: Path) -> None:

@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import base64
-import unicodedata
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
+from maskocr_core import escaping
+
 MAX_SIDES = (640, 240)  # px of the longer and the shorter side of a picture
-_JOINERS = "\u200c\u200d"  # format characters that Persian and Indic spelling needs
 
 
 def template(name: str) -> Any:
     """A jinja2 template beside this module: every value escaped, control characters spelled out, nothing undefined."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: spelled_out(value) if type(value) is str else value,  # markup is a subclass
-    )
-    return environment.get_template(name)
+    return escaping.environment(Path(__file__).parent).get_template(name)
 
 
 def picture(pixels: np.ndarray) -> dict[str, Any]:
@@ -36,13 +26,3 @@ def picture(pixels: np.ndarray) -> dict[str, Any]:
     small = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
     _, encoded = cv2.imencode(".webp", small, [cv2.IMWRITE_WEBP_QUALITY, 60])
     return {"data": base64.b64encode(encoded.tobytes()).decode(), "width": width, "height": height}
-
-
-def spelled_out(text: str) -> str:
-    """The text with control characters, among them those that turn its direction, made visible."""
-    return "".join(
-        f"[U+{ord(character):04X}]"
-        if unicodedata.category(character) in ("Cc", "Cf") and character not in _JOINERS
-        else character
-        for character in text
-    )

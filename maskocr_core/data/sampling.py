@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from maskocr_core.artifacts import Artifact
-from maskocr_core.data import lines, orientation, texts
+from maskocr_core.data import lines, orientation, side_tables, texts
 from maskocr_core.data.yardstick import Lines
 from maskocr_core.progress import Progress
 from maskocr_core.services import mapping
@@ -55,9 +54,9 @@ def sample(artifact: Artifact, validation: Artifact, describe: Describe, folder:
     Raises ValueError if there is no unlabelled line, or no labelled one.
     """
     quarantined(validation)  # so that what it knows of its files travels to the workers with it
-    wanted = shards(artifact, (*TARGET_SPLITS, "unlabeled", "transfer-train"))
+    wanted = lines.shards(artifact, *TARGET_SPLITS, "unlabeled", "transfer-train")
     counted = mapping.over(
-        count, {name_of(shard): (artifact, validation, shard) for shard in wanted}, folder / "counted"
+        count, {lines.part_of(shard): (artifact, validation, shard) for shard in wanted}, folder / "counted"
     )
     sizes: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))  # by split and source
     for result in counted.values():
@@ -69,7 +68,7 @@ def sample(artifact: Artifact, validation: Artifact, describe: Describe, folder:
             "there is no unlabelled line to pre-train on: add images without text, or a Parquet file with split 'unlabeled'"
         )
     shares = _shares(sizes)
-    calls = {name_of(shard): (artifact, validation, shard, shares, describe) for shard in wanted}
+    calls = {lines.part_of(shard): (artifact, validation, shard, shares, describe) for shard in wanted}
     progress, seen = Progress("fit: sample", total=len(calls)), Counter()
 
     def say(name: str, result: dict[str, Any]) -> None:
@@ -79,7 +78,7 @@ def sample(artifact: Artifact, validation: Artifact, describe: Describe, folder:
 
     mapping.over(look, calls, folder / "looked", say=say)
     table = pa.concat_tables(
-        [SAMPLE.empty_table(), *(_load(folder / "looked" / name / "sample.arrow") for name in calls)]
+        [SAMPLE.empty_table(), *(side_tables.load(folder / "looked" / name / "sample.arrow") for name in calls)]
     )
     return _samples(table.sort_by("line_id"), counts)
 
@@ -110,15 +109,14 @@ def look(
     chosen: dict[str, bool] = {}  # line id: also turned?
     for identity, source in zip(index["line_id"].to_pylist(), index["source"].to_pylist()):
         share, of_turned = shares[split, source]
-        if identity not in bad and (place := _place(identity)) < share:
+        if identity not in bad and (place := lines.lot(identity, b"sample")) < share:
             chosen[identity] = split != "transfer-train" and place < of_turned
     rows = []
     for batch in lines.rows_of(artifact, shard) if chosen else ():
         found = [row for row in batch.to_pylist() if row["line_id"] in chosen]
         if found:
             rows += _described(found, shard, chosen, describe)
-    with pa.OSFile(str(part / "sample.arrow"), "wb") as file, pa.ipc.new_file(file, SAMPLE) as writer:
-        writer.write_table(pa.Table.from_pylist(rows, schema=SAMPLE))
+    side_tables.save(pa.Table.from_pylist(rows, schema=SAMPLE), part / "sample.arrow")
     return {"sampled": len(rows)}
 
 
@@ -209,24 +207,3 @@ def _shares(sizes: dict[str, dict[str, Counter[str]]]) -> dict[tuple[str, str], 
         (split, source): bounds.get(split, (SOURCE_LINES / max(1, count), TURNED_LINES / max(1, count)))
         for (split, source), count in good.items()
     }
-
-
-def _place(identity: str) -> float:
-    """A number in [0, 1) that stands for a line, the same wherever and whenever it is read."""
-    digest = hashlib.blake2b(identity.encode(), key=b"sample", digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
-
-
-def shards(artifact: Artifact, splits: tuple[str, ...]) -> list[str]:
-    """Names of the shards of several splits."""
-    return [shard for split in splits for shard in lines.shards(artifact, split)]
-
-
-def name_of(shard: str) -> str:
-    """The name of what is done with a shard, for `mapping.over`."""
-    return shard.removesuffix(".parquet").replace("/", "--")
-
-
-def _load(path: Path) -> pa.Table:
-    with pa.OSFile(str(path)) as file:
-        return pa.ipc.open_file(file).read_all()

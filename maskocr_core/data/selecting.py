@@ -17,7 +17,7 @@ import pyarrow as pa
 from maskocr_core import artifacts
 from maskocr_core.artifacts import Artifact
 from maskocr_core.data import fit, lines, visual_words
-from maskocr_core.data.sampling import Describe, Samples, name_of, quarantined, shards
+from maskocr_core.data.sampling import Describe, Samples, quarantined
 from maskocr_core.data.yardstick import Yardstick
 from maskocr_core.progress import Progress
 from maskocr_core.services import mapping
@@ -60,8 +60,8 @@ def select(
 ) -> dict[str, Counter[str]]:
     """Write the selection of every shard into `out`; `selected`, `refused` and `weight` (a sum) of each unlabelled source."""
     calls = {
-        name_of(shard): (artifact, validation, shard, yardstick, ruled, describe)
-        for shard in shards(artifact, lines.SPLITS)
+        lines.part_of(shard): (artifact, validation, shard, yardstick, ruled, describe)
+        for shard in lines.shards(artifact, *lines.SPLITS)
     }
     progress, done = Progress("fit", total=sum(lines.count(artifact, split) for split in lines.SPLITS)), Counter()
 

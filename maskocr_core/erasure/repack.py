@@ -183,9 +183,9 @@ def _exchange(artifact: Artifact, new: dict[str, bytes | None], doomed: Doomed, 
                 path.write_bytes(content)
         elif "uri" in entry:
             stored = {name: value for name, value in entry.items() if name != "name"}
-            path.with_name(path.name + artifacts._ELSEWHERE).write_text(json.dumps(stored))
+            path.with_name(path.name + artifacts.ELSEWHERE).write_text(json.dumps(stored))
         elif (folder / entry["name"]).is_file():
-            artifacts._link_or_copy(str(folder / entry["name"]), str(path))
+            artifacts.link_or_copy(str(folder / entry["name"]), str(path))
     for name in new.keys() - set(artifact.names()):
         (aside / name).write_bytes(new[name])
     if artifact.manifest["kind"] == "lines":

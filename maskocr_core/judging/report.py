@@ -10,13 +10,13 @@ from __future__ import annotations
 import base64
 import io
 import math
-import unicodedata
 from collections.abc import Iterator
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from maskocr_core import escaping
 from maskocr_core.judging.metrics import NORMALISATION, normalise
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ FEW_DOCUMENTS = 10
 """Below this many test documents the report warns that its intervals are wide."""
 _COLOURS = {"scratch": "#6b7280", "transfer": "#b45309", "pretrained": "#1d4ed8", "both": "#047857"}
 _LINE_STYLES = ("-", "--", ":", "-.")
-_JOINERS = "\u200c\u200d"  # format characters that Persian and Indic spelling needs
+_KEPT = "\n\t"  # control characters that a text may have in the report
 
 
 def render(summary: dict[str, Any], out: Path) -> None:
@@ -78,27 +78,9 @@ def marked(text: str, other: str) -> list[tuple[str, bool]]:
 
 
 def _environment() -> Any:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: _spelled_out(value) if type(value) is str else value,  # markup is a subclass
-    )
+    environment = escaping.environment(Path(__file__).parent, _KEPT)
     environment.filters.update(percent=_percent, points=_points, number=_number, total=_total, marked=marked)
     return environment
-
-
-def _spelled_out(text: str) -> str:
-    return "".join(
-        f"[U+{ord(character):04X}]"
-        if unicodedata.category(character) in ("Cc", "Cf") and character not in _JOINERS and character not in "\n\t"
-        else character
-        for character in text
-    )
 
 
 def _by_line(examples: Any) -> list[list[dict[str, Any]]]:
@@ -188,7 +170,11 @@ def _styled(starts: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, str],
             "color": _COLOURS.get(start["start"], "#111827"),
             "linestyle": _LINE_STYLES[budgets.index(start["budget"]) % len(_LINE_STYLES)],
         }
-        yield _spelled_out(label).replace("$", r"\$"), style, start  # a dollar would start matplotlib's formulas
+        yield (
+            escaping.spelled_out(label, _KEPT).replace("$", r"\$"),
+            style,
+            start,
+        )  # a dollar would start matplotlib's formulas
 
 
 def _image(figure: Figure, form: str) -> bytes:

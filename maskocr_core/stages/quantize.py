@@ -36,7 +36,7 @@ def quantize(config: Config, *, lines: Path, selection: Path, codebook_out: Path
     inputs = Artifact(lines.absolute()), Artifact(selection.absolute())
     schema.demand_made_for(inputs[1], inputs[0])
     shards = {
-        shard.rpartition("/")[2].removesuffix(".parquet"): shard
+        schema.part_of(shard): shard
         for shard in schema.shards(inputs[0], "unlabeled")
         if schema.count_selected(*inputs, shard)
     }

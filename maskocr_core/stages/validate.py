@@ -63,8 +63,7 @@ def _measured(artifact: Artifact, validation_out: Path) -> Findings:
     from maskocr_core.progress import Progress
     from maskocr_core.services import mapping
 
-    shards = [shard for split in lines.SPLITS for shard in lines.shards(artifact, split)]
-    calls = {shard.removesuffix(".parquet").replace("/", "--"): (artifact, shard) for shard in shards}
+    calls = {lines.part_of(shard): (artifact, shard) for shard in lines.shards(artifact, *lines.SPLITS)}
     progress = Progress("validate", total=sum(lines.count(artifact, split) for split in lines.SPLITS))
     done = [0, 0]
 

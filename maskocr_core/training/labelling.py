@@ -6,7 +6,6 @@ other and new data do not change the sample of old ones.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,10 +99,5 @@ def count(
 def _sampled(artifact: Artifact, selection: Artifact, shard: str, config: Config, share: Shares) -> batches.Lines:
     table = lines.selected_of(artifact, selection, shard)
     seed = str(config.codebook.seed).encode()
-
-    def place(identity: str) -> float:
-        """Of a line in [0, 1), by its id and the seed."""
-        return int.from_bytes(hashlib.blake2b(identity.encode(), key=seed, digest_size=8).digest()) / 2**64
-
-    chosen = [place(identity) < share.lines for identity in table["line_id"].to_pylist()]
+    chosen = [lines.lot(identity, seed) < share.lines for identity in table["line_id"].to_pylist()]
     return batches.Lines(artifact, table.filter(pa.array(chosen, pa.bool_())), config.data, keep=0)

@@ -31,10 +31,9 @@ class Saw:
 def of_lines(artifact: Artifact, selection: Artifact, splits: Iterable[str]) -> Saw:
     """The documents of the admitted lines of some splits; holds one shard's index at a time."""
     documents: set[tuple[str, str]] = set()
-    for split in splits:
-        for shard in lines.shards(artifact, split):
-            table = lines.selected_of(artifact, selection, shard, ["source", "document_id"])
-            documents.update(zip(table["source"].to_pylist(), table["document_id"].to_pylist()))
+    for shard in lines.shards(artifact, *splits):
+        table = lines.selected_of(artifact, selection, shard, ["source", "document_id"])
+        documents.update(zip(table["source"].to_pylist(), table["document_id"].to_pylist()))
     return Saw(frozenset(tombstones.digest(*document) for document in documents))
 
 

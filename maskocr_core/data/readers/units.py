@@ -1,7 +1,7 @@
 """What is found before it is read: entries (files, members of archives), items made of them, and units of work.
 
-A unit's name is the digest of the names and sizes of what it reads, and of no time: the same data copied elsewhere make the
-same shards. (That files changed is seen by the key of the stage.) Where units end is decided by the names of the items alone: a document that comes or goes changes the units around it and no others.
+A unit's name is the digest of the names and sizes of what it reads: its part is known by it within one key of the stage,
+which sees that files changed. Where units end is decided by the names of the items alone: a document that comes or goes changes the units around it and no others.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import fit_cases, results
-from maskocr_core.data import fit, likeness, yardstick
+from maskocr_core.data.domain_fit import fit, likeness, yardstick
 
 NAME = "fit"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "fit.md"

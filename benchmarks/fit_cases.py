@@ -15,8 +15,9 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from maskocr_core.data import features, images, orientation
-from maskocr_core.data.yardstick import Lines
+from maskocr_core.data import images
+from maskocr_core.data.domain_fit import features, orientation
+from maskocr_core.data.domain_fit.yardstick import Lines
 
 PACKS = Path(__file__).parents[2] / "shared" / "data"
 TARGETS = ("fr_hand", "medieval_hand", "fraktur_print")

@@ -35,7 +35,8 @@ def per_line() -> dict[str, float]:
     import cv2
     import pyarrow.parquet as pq
 
-    from maskocr_core.data import images, near_duplicates, quality
+    from maskocr_core.data import images
+    from maskocr_core.data.qa import near_duplicates, quality
 
     cv2.setNumThreads(1)
     encoded = pq.read_table(SAMPLE / "train.parquet", columns=["image"])["image"].to_pylist()
@@ -59,7 +60,7 @@ def synthesise(folder: Path, lines: int) -> None:
     import numpy as np
     import pyarrow as pa
 
-    from maskocr_core.data import audit
+    from maskocr_core.data.qa import audit
 
     every = {}
     for number in range(-(-lines // SHARD)):
@@ -108,7 +109,7 @@ def synthesise(folder: Path, lines: int) -> None:
 def check(folder: Path) -> dict[str, float]:
     """All of validate but the measuring of lines; called in a process of its own."""
     from maskocr_core import artifacts, config
-    from maskocr_core.data import audit, leaks
+    from maskocr_core.data.qa import audit, leaks
     from maskocr_core.services import expectations
 
     data = config.load("smoke")

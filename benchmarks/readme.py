@@ -66,7 +66,7 @@ def figure(result: dict[str, Any]) -> str:
     """All figures of a result, one a line."""
     return (
         "\n".join(
-            f"- {name.replace('_', ' ')}: {row['value']:.2g} {row['unit']} [{row['spread'][0]:.2g}, {row['spread'][1]:.2g}]"
+            f"- {name.replace('_', ' ')}: {row['value']:.3g} {row['unit']} [{row['spread'][0]:.3g}, {row['spread'][1]:.3g}]"
             + (f", goal {row['goal']:g}" if row["goal"] else "")
             for name, row in sorted(result["figures"].items())
         )

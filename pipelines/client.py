@@ -17,8 +17,10 @@ from pathlib import Path
 
 ENDED = {"SUCCEEDED", "SKIPPED", "FAILED", "CANCELED"}
 PORT_FORWARD = "`kubectl -n kubeflow port-forward svc/ml-pipeline 8888:8888`"
-NO_API = ("does not answer as the KFP API does (a log-in page, a redirect, another path?): give a token, or the "
-          f"address of the service itself, such as http://localhost:8888 after {PORT_FORWARD}")
+NO_API = (
+    "does not answer as the KFP API does (a log-in page, a redirect, another path?): give a token, or the "
+    f"address of the service itself, such as http://localhost:8888 after {PORT_FORWARD}"
+)
 REQUEST_SECONDS = (3, 30)  # to connect, to answer: a half-open connection must not hold a wait of days
 OUTAGE_SECONDS = 300.0  # an endpoint that restarts is away for less, and the run goes on without it
 
@@ -53,11 +55,20 @@ def parameters(pipeline_yaml: Path) -> dict[str, Parameter]:
         spec = next(yaml.safe_load_all(Path(pipeline_yaml).read_text(encoding="utf-8")))
         declared = spec["root"].get("inputDefinitions", {}).get("parameters", {})
     except (OSError, UnicodeDecodeError, StopIteration, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{pipeline_yaml} cannot be read as a compiled pipeline: give the .yaml that "
-                         "`python -m maskocr_pipelines` writes") from error
-    return {name: Parameter(name, entry["parameterType"], entry.get("defaultValue"), not entry.get("isOptional", False),
-                            entry.get("description", ""))
-            for name, entry in declared.items()}
+        raise ValueError(
+            f"{pipeline_yaml} cannot be read as a compiled pipeline: give the .yaml that "
+            "`python -m maskocr_pipelines` writes"
+        ) from error
+    return {
+        name: Parameter(
+            name,
+            entry["parameterType"],
+            entry.get("defaultValue"),
+            not entry.get("isOptional", False),
+            entry.get("description", ""),
+        )
+        for name, entry in declared.items()
+    }
 
 
 def parse(pipeline_yaml: Path, assignments: list[str]) -> dict[str, object]:
@@ -118,9 +129,20 @@ def _typed(parameter: Parameter, text: str) -> object:
         raise ValueError(f"{parameter.name}={text} is of the wrong type: {parameter.name} is {wanted}") from None
 
 
-def submit(pipeline_yaml: Path, arguments: dict[str, object], *, endpoint: str, experiment: str = "maskocr",
-           run_name: str | None = None, token: str | None = None, namespace: str | None = None, wait: bool = True,
-           poll_seconds: float = 5.0, timeout_seconds: float | None = None, say: Callable[[str], None] = print) -> str:
+def submit(
+    pipeline_yaml: Path,
+    arguments: dict[str, object],
+    *,
+    endpoint: str,
+    experiment: str = "maskocr",
+    run_name: str | None = None,
+    token: str | None = None,
+    namespace: str | None = None,
+    wait: bool = True,
+    poll_seconds: float = 5.0,
+    timeout_seconds: float | None = None,
+    say: Callable[[str], None] = print,
+) -> str:
     """Starts a run on a KFP endpoint, follows it to its end unless `wait` is false, and returns its id.
 
     Raises ValueError for wrong names in `arguments` and an endpoint without http(s)://, RunFailed where the run ends
@@ -138,8 +160,9 @@ def submit(pipeline_yaml: Path, arguments: dict[str, object], *, endpoint: str, 
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # kfp prints links of its own
             warnings.simplefilter("ignore", FutureWarning)
             client = kfp.Client(host=endpoint, existing_token=token, namespace=namespace or "kubeflow")
-            run_id = client.create_run_from_pipeline_package(str(pipeline_yaml), arguments, run_name=run_name,
-                                                             experiment_name=experiment, namespace=namespace).run_id
+            run_id = client.create_run_from_pipeline_package(
+                str(pipeline_yaml), arguments, run_name=run_name, experiment_name=experiment, namespace=namespace
+            ).run_id
     except _api_errors() as error:
         raise RuntimeError(_trouble(endpoint, error)) from error
     if not run_id:  # kfp reads a page of HTML as a run without anything
@@ -193,8 +216,9 @@ def _trouble(endpoint: str, error: Exception) -> str:
     return f"{endpoint} refuses the request ({status}): {said[1] if said else error.body}"
 
 
-def _follow(client, endpoint: str, run_id: str, poll_seconds: float, timeout_seconds: float | None,
-            say: Callable[[str], None]) -> None:
+def _follow(
+    client, endpoint: str, run_id: str, poll_seconds: float, timeout_seconds: float | None, say: Callable[[str], None]
+) -> None:
     """Polls by itself: kfp's wait_for_run_completion never returns from a canceled run."""
     told: dict[str, str] = {"run": "PENDING"}
     started = answered = time.monotonic()
@@ -204,8 +228,10 @@ def _follow(client, endpoint: str, run_id: str, poll_seconds: float, timeout_sec
             if run.run_id != run_id:
                 raise RuntimeError(f"{endpoint} {NO_API}; run {run_id} goes on unwatched")
             answered = time.monotonic()
-            for key, name, state in [*((task.task_id, f"task {task.display_name}", task.state) for task in _tasks(run)),
-                                     ("run", "run", run.state)]:
+            for key, name, state in [
+                *((task.task_id, f"task {task.display_name}", task.state) for task in _tasks(run)),
+                ("run", "run", run.state),
+            ]:
                 if state and told.get(key) != state:
                     say(f"{name}: {state}")
                     told[key] = state
@@ -218,8 +244,12 @@ def _follow(client, endpoint: str, run_id: str, poll_seconds: float, timeout_sec
         if told["run"] in ENDED:
             raise RunFailed(run_id, told["run"], _ending(endpoint, run))
         if timeout_seconds is not None and time.monotonic() - started >= timeout_seconds:
-            raise RunFailed(run_id, told["run"], f"run {run_id} is still {told['run']} after {timeout_seconds:g} s and "
-                                                 f"goes on: look at {_page(endpoint, run_id)}, or allow more time")
+            raise RunFailed(
+                run_id,
+                told["run"],
+                f"run {run_id} is still {told['run']} after {timeout_seconds:g} s and "
+                f"goes on: look at {_page(endpoint, run_id)}, or allow more time",
+            )
         time.sleep(poll_seconds)
 
 

@@ -14,8 +14,14 @@ from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 PREFIX = "/apis/v2beta1"
-JSON_TYPES = {"STRING": str, "NUMBER_INTEGER": int, "NUMBER_DOUBLE": (int, float), "BOOLEAN": bool, "LIST": list,
-              "STRUCT": dict}
+JSON_TYPES = {
+    "STRING": str,
+    "NUMBER_INTEGER": int,
+    "NUMBER_DOUBLE": (int, float),
+    "BOOLEAN": bool,
+    "LIST": list,
+    "STRUCT": dict,
+}
 LOG_IN_PAGE = b"<!doctype html><title>Log in</title>"
 
 
@@ -79,8 +85,11 @@ class Server:
         raise Refused(404, f"{method} {path} is unknown")
 
     def list_experiments(self, query: dict[str, str]) -> dict:
-        wanted = [each["stringValue"] for each in json.loads(query["filter"])["predicates"]
-                  if (each["key"], each["operation"]) == ("display_name", 1)]
+        wanted = [
+            each["stringValue"]
+            for each in json.loads(query["filter"])["predicates"]
+            if (each["key"], each["operation"]) == ("display_name", 1)
+        ]
         return {"experiments": [self.experiments[name] for name in wanted if name in self.experiments]}
 
     def create_experiment(self, body: dict) -> dict:
@@ -105,8 +114,10 @@ class Server:
         state = self.states[min(self.looks, len(self.states) - 1)]
         self.looks += 1
         error = {"error": {"code": 2, "message": self.message}} if state == "FAILED" and self.message else {}
-        tasks = [{"task_id": "t0", "display_name": "root-driver", "state": "SUCCEEDED"},
-                 {"task_id": "t1", "display_name": self.task, "state": state, **error}]
+        tasks = [
+            {"task_id": "t0", "display_name": "root-driver", "state": "SUCCEEDED"},
+            {"task_id": "t1", "display_name": self.task, "state": state, **error},
+        ]
         return run | {"state": state, "run_details": {"task_details": tasks}}
 
 

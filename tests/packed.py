@@ -20,15 +20,24 @@ from maskocr_core.training import checkpoint
 Line = tuple[str | None, np.ndarray]  # text and uint8 (H, W) image
 
 
-def short_lines(count: int, *, seed: int, alphabet: str = "0123456789", length: tuple[int, int] = (3, 6), degrade: float = 0.2) -> list[Line]:
+def short_lines(
+    count: int, *, seed: int, alphabet: str = "0123456789", length: tuple[int, int] = (3, 6), degrade: float = 0.2
+) -> list[Line]:
     """Random texts over a small alphabet, set and aged: what a tiny model learns to read within seconds."""
     random = np.random.default_rng([seed, 7])
     texts = ["".join(random.choice(list(alphabet), random.integers(*length, endpoint=True))) for _ in range(count)]
-    return [(text, rendered.line(text, seed=seed * 10_000 + number, degrade=degrade)) for number, text in enumerate(texts)]
+    return [
+        (text, rendered.line(text, seed=seed * 10_000 + number, degrade=degrade)) for number, text in enumerate(texts)
+    ]
 
 
-def pack(folder: Path, splits: dict[str, Iterable[Line]], *, shard_lines: int = 4096,
-         weight: Callable[[int], float] = lambda number: 1.0) -> tuple[Path, Path]:
+def pack(
+    folder: Path,
+    splits: dict[str, Iterable[Line]],
+    *,
+    shard_lines: int = 4096,
+    weight: Callable[[int], float] = lambda number: 1.0,
+) -> tuple[Path, Path]:
     """Write (lines, selection) artifacts below `folder`; `weight` of a line's number in its split is its sampling weight."""
     for split, content in splits.items():
         rows, weights = [], {}
@@ -36,8 +45,18 @@ def pack(folder: Path, splits: dict[str, Iterable[Line]], *, shard_lines: int = 
             encoded = rendered.png(image)
             identity = lines.line_id(encoded)
             document = f"{split}/document-{number // 8}"
-            rows.append({"line_id": identity, "page_id": document, "document_id": document, "source": "rendered", "image": encoded,
-                         "height": image.shape[0], "width": image.shape[1], "text": text})
+            rows.append(
+                {
+                    "line_id": identity,
+                    "page_id": document,
+                    "document_id": document,
+                    "source": "rendered",
+                    "image": encoded,
+                    "height": image.shape[0],
+                    "width": image.shape[1],
+                    "text": text,
+                }
+            )
             weights[identity] = weight(number)
         for first in range(0, len(rows), shard_lines):
             shard = lines.in_order(rows[first : first + shard_lines])
@@ -64,9 +83,18 @@ def stream(packed: tuple[Path, Path], split: str, data: Data) -> batches.Stream:
 def quantized(folder: Path, packed: tuple[Path, Path], config: Config) -> Path:
     """A codebook artifact of the unlabelled lines."""
     settings = config.codebook
-    pixels = [codebook.windows(batch.ink, settings.window)[batch.valid] for _, batch in source(packed, "unlabeled", config.data).in_order(32)]
-    book = codebook.fit(torch.cat(pixels).numpy(), height=config.data.height, window=settings.window,
-                        components=settings.components, clusters=settings.clusters, seed=settings.seed)
+    pixels = [
+        codebook.windows(batch.ink, settings.window)[batch.valid]
+        for _, batch in source(packed, "unlabeled", config.data).in_order(32)
+    ]
+    book = codebook.fit(
+        torch.cat(pixels).numpy(),
+        height=config.data.height,
+        window=settings.window,
+        components=settings.components,
+        clusters=settings.clusters,
+        seed=settings.seed,
+    )
     checkpoint.save_codebook(book, folder, config.data.direction)
     artifacts.finish(folder, kind="codebook", config={}, metrics={})
     return folder

@@ -73,8 +73,16 @@ def png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def documents(folder: Path, *, documents: int = 10, lines: int = 12, labelled: bool = True,
-              font: Font = "roboto", seed: int = 0, degrade: float = 0.5) -> Path:
+def documents(
+    folder: Path,
+    *,
+    documents: int = 10,
+    lines: int = 12,
+    labelled: bool = True,
+    font: Font = "roboto",
+    seed: int = 0,
+    degrade: float = 0.5,
+) -> Path:
     """Write `folder`/<document>/<n>.png, with n.gt.txt beside it if `labelled`; returns `folder`."""
     for document, number, text, image in _lines(documents, lines, font, seed, degrade):
         place = folder / document
@@ -85,27 +93,61 @@ def documents(folder: Path, *, documents: int = 10, lines: int = 12, labelled: b
     return folder
 
 
-def rows(*, documents: int = 10, lines: int = 12, split: str = "train", source: str = "rendered",
-         font: Font = "roboto", seed: int = 0, degrade: float = 0.5) -> list[dict[str, Any]]:
+def rows(
+    *,
+    documents: int = 10,
+    lines: int = 12,
+    split: str = "train",
+    source: str = "rendered",
+    font: Font = "roboto",
+    seed: int = 0,
+    degrade: float = 0.5,
+) -> list[dict[str, Any]]:
     """The same lines as rows of a pack; in the split `unlabeled` they have no text and no order."""
     labelled = split != "unlabeled"
-    return [{"id": f"{source}/{split}/{document}/{number}", "image": png(image), "width": image.shape[1], "height": image.shape[0],
-             "text": text if labelled else None, "source": source, "page": f"{source}/{split}/{document}/1", "doc": f"{source}/{split}/{document}",
-             "split": split, "order": order if labelled else -1, "license": "CC0-1.0"}
-            for order, (document, number, text, image) in enumerate(_lines(documents, lines, font, seed, degrade))]
+    return [
+        {
+            "id": f"{source}/{split}/{document}/{number}",
+            "image": png(image),
+            "width": image.shape[1],
+            "height": image.shape[0],
+            "text": text if labelled else None,
+            "source": source,
+            "page": f"{source}/{split}/{document}/1",
+            "doc": f"{source}/{split}/{document}",
+            "split": split,
+            "order": order if labelled else -1,
+            "license": "CC0-1.0",
+        }
+        for order, (document, number, text, image) in enumerate(_lines(documents, lines, font, seed, degrade))
+    ]
 
 
 def parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
     """Write `rows` as a Parquet file with the columns of a pack of lines; returns `path`."""
-    schema = pa.schema({"id": pa.string(), "image": pa.binary(), "width": pa.int32(), "height": pa.int32(), "text": pa.string(),
-                        "source": pa.string(), "page": pa.string(), "doc": pa.string(), "split": pa.string(), "order": pa.int32(),
-                        "license": pa.string()})
+    schema = pa.schema(
+        {
+            "id": pa.string(),
+            "image": pa.binary(),
+            "width": pa.int32(),
+            "height": pa.int32(),
+            "text": pa.string(),
+            "source": pa.string(),
+            "page": pa.string(),
+            "doc": pa.string(),
+            "split": pa.string(),
+            "order": pa.int32(),
+            "license": pa.string(),
+        }
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
     return path
 
 
-def _lines(documents: int, lines: int, font: Font, seed: int, degrade: float) -> Iterator[tuple[str, int, str, np.ndarray]]:
+def _lines(
+    documents: int, lines: int, font: Font, seed: int, degrade: float
+) -> Iterator[tuple[str, int, str, np.ndarray]]:
     """(document, number, text, image): lines of one document share its paper and ink, as they do on a page."""
     for document in range(documents):
         for number in range(lines):
@@ -139,7 +181,11 @@ def _aged(ink: np.ndarray, page: np.random.Generator, scan: np.random.Generator,
     """Ink on paper, as a scanner sees it: `page` decides what a page has in common, `scan` what each line has of its own."""
     height, width = ink.shape
     paper, black = 255 - degrade * page.uniform(10, 80), degrade * page.uniform(10, 90)
-    blur, noise, loss = degrade * page.uniform(0.4, 1.4), degrade * page.uniform(2, 16), degrade * page.uniform(0.1, 0.6)
+    blur, noise, loss = (
+        degrade * page.uniform(0.4, 1.4),
+        degrade * page.uniform(2, 16),
+        degrade * page.uniform(0.1, 0.6),
+    )
 
     slant, skew = degrade * page.uniform(-0.08, 0.08), np.radians(degrade * scan.uniform(-0.6, 0.6))
     # A long line rises by its length: the angle is held to what the white above and below the letters takes up.
@@ -148,8 +194,12 @@ def _aged(ink: np.ndarray, page: np.random.Generator, scan: np.random.Generator,
     ink = cv2.warpAffine(ink, turn, (width, height), flags=cv2.INTER_LINEAR)
 
     # Pressure varies over some letters, and the grain of the paper takes ink here and not there.
-    pressure = cv2.resize(scan.random((3, max(2, width // 24)), np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
-    grain = cv2.resize(scan.random((height // 2, width // 2), np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    pressure = cv2.resize(
+        scan.random((3, max(2, width // 24)), np.float32), (width, height), interpolation=cv2.INTER_CUBIC
+    )
+    grain = cv2.resize(
+        scan.random((height // 2, width // 2), np.float32), (width, height), interpolation=cv2.INTER_LINEAR
+    )
     ink = ink * (1 - loss * np.clip(pressure, 0, 1)) * (1 - loss * (grain > 0.7))
     if blur > 0:
         ink = cv2.GaussianBlur(ink, (0, 0), blur)

@@ -17,7 +17,9 @@ LINES, BATCH = 96, 8  # 24 shards of 4 lines: more than one window of row groups
 def wide_lines(count, seed=0):
     """Grey lines of many widths; what stands on them is nobody's business here."""
     random = np.random.default_rng(seed)
-    return [(str(number), random.integers(0, 255, (32, random.integers(3, 60) * STEP), np.uint8)) for number in range(count)]
+    return [
+        (str(number), random.integers(0, 255, (32, random.integers(3, 60) * STEP), np.uint8)) for number in range(count)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +89,14 @@ def test_a_last_batch_that_is_not_full_is_topped_up_and_no_line_is_lost(source):
 
 def test_a_weight_below_one_is_how_often_a_line_is_drawn(tmp_path):
     weights = {0: 1.0, 1: 0.5, 2: 0.1}
-    some = packed.source(packed.pack(tmp_path, {"train": wide_lines(60)}, weight=lambda number: weights[number % 3]), "train", DATA)
+    some = packed.source(
+        packed.pack(tmp_path, {"train": wide_lines(60)}, weight=lambda number: weights[number % 3]), "train", DATA
+    )
     ids = Counter(drawn(batches.training(some, batch=4, seed=0), 400))
-    share = {weight: sum(ids[line] for line, own in zip(some.line_ids, some.weights) if own == np.float32(weight)) for weight in weights.values()}
+    share = {
+        weight: sum(ids[line] for line, own in zip(some.line_ids, some.weights) if own == np.float32(weight))
+        for weight in weights.values()
+    }
     assert share[0.5] / share[1.0] == pytest.approx(0.5, abs=0.07)
     assert share[0.1] / share[1.0] == pytest.approx(0.1, abs=0.04)
 
@@ -122,7 +129,13 @@ def test_a_stream_begun_at_a_later_step_is_the_same_stream(source, first, augmen
 def test_workers_share_each_batch_and_no_line_comes_twice(source, world):
     steps = LINES // BATCH
     whole = [batch.line_ids for batch in islice(batches.training(source, batch=BATCH, seed=0), steps)]
-    parts = [[batch.line_ids for batch in islice(batches.training(source, batch=BATCH, seed=0, rank=rank, world=world), steps)] for rank in range(world)]
+    parts = [
+        [
+            batch.line_ids
+            for batch in islice(batches.training(source, batch=BATCH, seed=0, rank=rank, world=world), steps)
+        ]
+        for rank in range(world)
+    ]
     for step, ids in enumerate(whole):
         shares = [part[step] for part in parts]
         assert sorted(sum(shares, [])) == sorted(ids)
@@ -136,7 +149,9 @@ def test_a_batch_that_workers_cannot_share_evenly_is_refused(source):
 
 def test_no_line_at_all_is_refused_with_where_to_look(source):
     nothing = batches.Lines(source.artifact, source.table.slice(0, 0), DATA)
-    with pytest.raises(ValueError, match="there is no line to train on: see the verdicts of fit and the quarantine of validate"):
+    with pytest.raises(
+        ValueError, match="there is no line to train on: see the verdicts of fit and the quarantine of validate"
+    ):
         next(batches.training(nothing, batch=8, seed=0))
 
 
@@ -144,7 +159,9 @@ def test_lines_of_similar_width_meet_so_that_little_is_padding(source):
     bucketed = [batch.valid for batch in islice(batches.training(source, batch=BATCH, seed=0), 2 * LINES // BATCH)]
     random = np.random.default_rng(0).permutation(LINES).reshape(-1, BATCH)
     mixed = [source.collate(places).valid for places in random]
-    padding, unsorted = (1 - sum(v.sum() for v in all_).item() / sum(v.numel() for v in all_) for all_ in (bucketed, mixed))
+    padding, unsorted = (
+        1 - sum(v.sum() for v in all_).item() / sum(v.numel() for v in all_) for all_ in (bucketed, mixed)
+    )
     assert padding < 0.25 < 0.35 < unsorted
 
 

@@ -55,20 +55,28 @@ def test_an_encoder_comes_back_as_it_was(encoder_artifact):
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-@pytest.mark.parametrize("model, height, named", [
-    (MODEL.model_copy(update={"width": 64}), HEIGHT, "width 32 here, 64 asked"),
-    (MODEL.model_copy(update={"depth": 3}), HEIGHT, "depth 2 here, 3 asked"),
-    (MODEL.model_copy(update={"heads": 4}), HEIGHT, "heads 2 here, 4 asked"),
-    (MODEL.model_copy(update={"stem": "linear"}), HEIGHT, "stem convolutional here, linear asked"),
-    (MODEL, 40, "height 32 here, 40 asked"),
-])
+@pytest.mark.parametrize(
+    "model, height, named",
+    [
+        (MODEL.model_copy(update={"width": 64}), HEIGHT, "width 32 here, 64 asked"),
+        (MODEL.model_copy(update={"depth": 3}), HEIGHT, "depth 2 here, 3 asked"),
+        (MODEL.model_copy(update={"heads": 4}), HEIGHT, "heads 2 here, 4 asked"),
+        (MODEL.model_copy(update={"stem": "linear"}), HEIGHT, "stem convolutional here, linear asked"),
+        (MODEL, 40, "height 32 here, 40 asked"),
+    ],
+)
 def test_an_encoder_of_another_size_is_refused_with_what_differs(encoder_artifact, model, height, named):
-    with pytest.raises(ValueError, match=rf"another shape \({named}\): run pretrain again, or set model\.\* and data\.height"):
+    with pytest.raises(
+        ValueError, match=rf"another shape \({named}\): run pretrain again, or set model\.\* and data\.height"
+    ):
         checkpoint.load_encoder(encoder_artifact, model, height)
 
 
 def test_dropout_is_no_part_of_an_encoders_shape(encoder_artifact):
-    assert checkpoint.load_encoder(encoder_artifact, MODEL.model_copy(update={"dropout": 0.1}), HEIGHT).blocks[0].dropout == 0.1
+    assert (
+        checkpoint.load_encoder(encoder_artifact, MODEL.model_copy(update={"dropout": 0.1}), HEIGHT).blocks[0].dropout
+        == 0.1
+    )
 
 
 def test_a_transplant_says_what_it_loaded_and_fails_on_a_missing_weight(capsys):
@@ -77,7 +85,9 @@ def test_a_transplant_says_what_it_loaded_and_fails_on_a_missing_weight(capsys):
     checkpoint.transplant(checkpoint.new_encoder(MODEL, HEIGHT), tensors | {"head.weight": torch.zeros(2)}, "elsewhere")
     assert capsys.readouterr().out == f"encoder from elsewhere: {count} tensors loaded, 0 missing, 1 unexpected\n"
     del tensors["blocks.1.up.weight"]
-    with pytest.raises(ValueError, match=r"elsewhere lacks encoder weights blocks\.1\.up\.weight: it is not an encoder of this size"):
+    with pytest.raises(
+        ValueError, match=r"elsewhere lacks encoder weights blocks\.1\.up\.weight: it is not an encoder of this size"
+    ):
         checkpoint.transplant(checkpoint.new_encoder(MODEL, HEIGHT), tensors, "elsewhere")
 
 
@@ -104,7 +114,9 @@ def test_a_changed_encoder_file_is_refused(encoder_artifact):
 
 
 def test_a_folder_without_a_recognizer_is_refused_with_what_to_give(tmp_path):
-    with pytest.raises(ValueError, match="holds no recognizer.json and recognizer.safetensors: give the folder of a trained recognizer"):
+    with pytest.raises(
+        ValueError, match="holds no recognizer.json and recognizer.safetensors: give the folder of a trained recognizer"
+    ):
         checkpoint.load_recognizer(tmp_path)
 
 
@@ -162,12 +174,17 @@ def test_training_goes_on_from_the_newest_checkpoint_and_only_two_are_kept(tmp_p
     kept = checkpoint.Checkpoints(tmp_path / "checkpoints")
     for step in (5, 10, 15):
         kept.save(step, *linear_and_optimizer(step), {"loss": float(step)})
-    assert sorted(path.name for path in kept.folder.iterdir()) == [f"step-000000{step}{suffix}" for step in (10, 15) for suffix in (".json", ".safetensors")]
+    assert sorted(path.name for path in kept.folder.iterdir()) == [
+        f"step-000000{step}{suffix}" for step in (10, 15) for suffix in (".json", ".safetensors")
+    ]
     model, optimizer = linear_and_optimizer(0)
     assert kept.restore(model, optimizer) == (15, {"loss": 15.0})
     expected, expected_optimizer = linear_and_optimizer(15)
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in expected.state_dict().items())
-    assert all(torch.equal(optimizer.state_dict()["state"][0][name], value) for name, value in expected_optimizer.state_dict()["state"][0].items())
+    assert all(
+        torch.equal(optimizer.state_dict()["state"][0][name], value)
+        for name, value in expected_optimizer.state_dict()["state"][0].items()
+    )
 
 
 def test_a_training_checkpoint_of_an_unknown_format_is_left_aside(tmp_path, capsys):

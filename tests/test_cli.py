@@ -127,6 +127,8 @@ def test_submit_waits_shows_the_tasks_and_ends_as_the_run_does(last, code):
 
 def test_submit_refuses_a_misspelt_parameter_before_anything_is_sent():
     with Server() as server:
-        done = maskocr("submit", str(REPOSITORY / "pipelines" / "pretrain_finetune.yaml"), "data_url=x", "--endpoint", server.url)
+        done = maskocr(
+            "submit", str(REPOSITORY / "pipelines" / "pretrain_finetune.yaml"), "data_url=x", "--endpoint", server.url
+        )
         assert done.returncode == 2 and "did you mean data_uri?" in done.stderr
         assert not server.requests

@@ -24,7 +24,9 @@ def test_two_workers_train_an_encoder_as_one_process_does(tmp_path):
     for name, own in (("shared", settings), ("alone", alone)):
         figures[name] = run_stage("pretrain", own, tmp_path, tmp_path, encoder_out=tmp_path / name)
         rows[name] = TrainingLog(tmp_path / name / "log.jsonl").rows()
-    assert (tmp_path / "shared/encoder.safetensors").stat().st_size == (tmp_path / "alone/encoder.safetensors").stat().st_size
+    assert (tmp_path / "shared/encoder.safetensors").stat().st_size == (
+        tmp_path / "alone/encoder.safetensors"
+    ).stat().st_size
     assert [row["step"] for row in rows["shared"]] == [10, 20] == [row["step"] for row in rows["alone"]]
     # The same lines at every step, other masks: the losses are near each other, and fall.
     for shared, single in zip(rows["shared"], rows["alone"]):
@@ -46,8 +48,12 @@ def failed_training(tmp_path_factory):
         met = torch.ones(1)
         torch.distributed.all_reduce(met)
         if rank == 0:
-            sockets = [(process.name(), socket.laddr.ip) for process in psutil.Process(driver).children(recursive=True)
-                       for socket in process.net_connections("inet") if socket.status == psutil.CONN_LISTEN]
+            sockets = [
+                (process.name(), socket.laddr.ip)
+                for process in psutil.Process(driver).children(recursive=True)
+                for socket in process.net_connections("inet")
+                if socket.status == psutil.CONN_LISTEN
+            ]
             seen.write_text(json.dumps(sockets))
             raise ValueError(f"the page is torn, said one of {int(met)} workers")
 
@@ -97,5 +103,7 @@ def test_a_run_that_fails_names_its_cause():
 
 def test_a_cluster_that_does_not_answer_is_said_with_the_mend(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    with pytest.raises(ValueError, match="RAY_ADDRESS=127.0.0.1:1 does not answer .*: start the cluster, or unset RAY_ADDRESS"):
+    with pytest.raises(
+        ValueError, match="RAY_ADDRESS=127.0.0.1:1 does not answer .*: start the cluster, or unset RAY_ADDRESS"
+    ):
         cluster.check()

@@ -53,18 +53,27 @@ def test_a_label_does_not_depend_on_what_the_line_is_batched_with(ink, book):
 
 
 def test_lines_of_another_height_are_refused_with_the_mend(book):
-    with pytest.raises(ValueError, match=r"made for lines 32 px high, these are 40 px: run quantize again, or set data.height=32"):
+    with pytest.raises(
+        ValueError, match=r"made for lines 32 px high, these are 40 px: run quantize again, or set data.height=32"
+    ):
         book.labels(torch.zeros(1, 1, 40, 64))
 
 
 def test_fewer_windows_than_clusters_are_refused_with_the_mend():
-    with pytest.raises(ValueError, match=r"9 steps cannot make 10 clusters: accept more lines, or lower codebook.clusters"):
-        codebook.fit(np.zeros((9, HEIGHT * WINDOW), np.float32), height=HEIGHT, window=WINDOW, components=4, clusters=10, seed=0)
+    with pytest.raises(
+        ValueError, match=r"9 steps cannot make 10 clusters: accept more lines, or lower codebook.clusters"
+    ):
+        codebook.fit(
+            np.zeros((9, HEIGHT * WINDOW), np.float32), height=HEIGHT, window=WINDOW, components=4, clusters=10, seed=0
+        )
 
 
 def test_the_same_seed_gives_the_same_codebook_and_another_seed_another(ink, book):
     pixels = codebook.windows(ink, WINDOW).flatten(0, 1).numpy()
-    same, other = (codebook.fit(pixels, height=HEIGHT, window=WINDOW, components=8, clusters=CLUSTERS, seed=seed) for seed in (0, 1))
+    same, other = (
+        codebook.fit(pixels, height=HEIGHT, window=WINDOW, components=8, clusters=CLUSTERS, seed=seed)
+        for seed in (0, 1)
+    )
     assert torch.equal(same.centroids, book.centroids)
     assert not torch.equal(other.centroids, book.centroids)
 

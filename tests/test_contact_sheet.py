@@ -7,7 +7,8 @@ import rendered
 
 from maskocr_core import artifacts
 from maskocr_core.artifacts import Artifact
-from maskocr_core.data import contact_sheet, lines
+from maskocr_core.data import lines
+from maskocr_core.data.qa import contact_sheet
 
 HOSTILE = '"><img src=x onerror=alert(1)><script>alert(2)</script>\u202eevil\x07'
 

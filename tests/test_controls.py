@@ -17,8 +17,18 @@ from maskocr_core.training.finetuning import Run
 from maskocr_core.training.loop import fit
 from maskocr_core.training.objectives import MaskedLabels
 
-SETTINGS = config.load("smoke", ["model.width=64", "model.depth=2", "model.heads=4", "sweep.batch=16", "sweep.validations=4",
-                                 "codebook.clusters=16", "pretrain.steps=12"])
+SETTINGS = config.load(
+    "smoke",
+    [
+        "model.width=64",
+        "model.depth=2",
+        "model.heads=4",
+        "sweep.batch=16",
+        "sweep.validations=4",
+        "codebook.clusters=16",
+        "pretrain.steps=12",
+    ],
+)
 HELD_OUT = packed.short_lines(24, seed=2)
 
 
@@ -26,7 +36,10 @@ HELD_OUT = packed.short_lines(24, seed=2)
 def lines(tmp_path_factory):
     """60 labelled lines of digits, 24 held out, 80 without text."""
     unlabelled = [(None, image) for _, image in packed.short_lines(80, seed=3)]
-    return packed.pack(tmp_path_factory.mktemp("lines"), {"train": packed.short_lines(60, seed=1), "val": HELD_OUT, "unlabeled": unlabelled})
+    return packed.pack(
+        tmp_path_factory.mktemp("lines"),
+        {"train": packed.short_lines(60, seed=1), "val": HELD_OUT, "unlabeled": unlabelled},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +54,9 @@ def finetuned(lines, folder, *, steps, encoder=None, seed=0):
 
 def encoder_artifact(folder, seed):
     torch.manual_seed(seed)
-    checkpoint.save_encoder(checkpoint.new_encoder(SETTINGS.model, SETTINGS.data.height), SETTINGS.model, SETTINGS.data.height, folder)
+    checkpoint.save_encoder(
+        checkpoint.new_encoder(SETTINGS.model, SETTINGS.data.height), SETTINGS.model, SETTINGS.data.height, folder
+    )
     artifacts.finish(folder, kind="encoder", config={}, metrics={})
     return folder
 
@@ -50,7 +65,9 @@ def test_held_out_lines_are_read_after_training_on_true_transcriptions_and_not_o
     known = packed.short_lines(60, seed=1)
     texts = np.random.default_rng(0).permutation([text for text, _ in known]).tolist()
     assert sum(text == true for text, (true, _) in zip(texts, known)) < 6
-    shuffled = packed.pack(tmp_path / "shuffled", {"train": [(text, image) for text, (_, image) in zip(texts, known)], "val": HELD_OUT})
+    shuffled = packed.pack(
+        tmp_path / "shuffled", {"train": [(text, image) for text, (_, image) in zip(texts, known)], "val": HELD_OUT}
+    )
     true = finetuned(lines, tmp_path / "true", steps=120)
     false = finetuned(shuffled, tmp_path / "false", steps=120)
     assert true["validation_cer"]["all"] < 0.5
@@ -59,8 +76,12 @@ def test_held_out_lines_are_read_after_training_on_true_transcriptions_and_not_o
 
 def test_an_encoder_that_was_never_trained_is_as_good_as_scratch_and_no_better(lines, tmp_path):
     scratch = finetuned(lines, tmp_path / "scratch", steps=24, seed=5)
-    untrained = finetuned(lines, tmp_path / "untrained", steps=24, seed=5, encoder=encoder_artifact(tmp_path / "own", seed=5))
-    other = finetuned(lines, tmp_path / "other", steps=24, seed=5, encoder=encoder_artifact(tmp_path / "another", seed=6))
+    untrained = finetuned(
+        lines, tmp_path / "untrained", steps=24, seed=5, encoder=encoder_artifact(tmp_path / "own", seed=5)
+    )
+    other = finetuned(
+        lines, tmp_path / "other", steps=24, seed=5, encoder=encoder_artifact(tmp_path / "another", seed=6)
+    )
     assert (untrained["curve"], untrained["loss"]) == (scratch["curve"], scratch["loss"])
     assert other["loss"] != scratch["loss"]  # the encoder that is given is the one that is used
 
@@ -83,8 +104,15 @@ def test_hidden_labels_of_held_out_lines_are_guessed_better_than_by_their_freque
     encoder = checkpoint.new_encoder(SETTINGS.model, SETTINGS.data.height)
     objective = MaskedLabels(encoder, checkpoint.load_codebook(Artifact(codebook)), SETTINGS.mask)
     source = packed.source(lines, "unlabeled", SETTINGS.data)
-    training = SETTINGS.pretrain.model_copy(update={"steps": 150, "batch": 32, "learning_rate": 2e-3, "checkpoint_every": 150})
-    fit(objective, lambda first: batches.training(source, batch=32, seed=0, first_step=first), training, Checkpoints(tmp_path / "checkpoints"))
+    training = SETTINGS.pretrain.model_copy(
+        update={"steps": 150, "batch": 32, "learning_rate": 2e-3, "checkpoint_every": 150}
+    )
+    fit(
+        objective,
+        lambda first: batches.training(source, batch=32, seed=0, first_step=first),
+        training,
+        Checkpoints(tmp_path / "checkpoints"),
+    )
 
     objective.eval()
     held_out, right, sizes = packed.source(lines, "val", SETTINGS.data), 0.0, torch.zeros(16)
@@ -93,7 +121,9 @@ def test_hidden_labels_of_held_out_lines_are_guessed_better_than_by_their_freque
         with torch.no_grad():
             accuracy = objective(batch, 0.3)[1]["masked_accuracy"].item()
         torch.manual_seed(step)
-        mask = masking.sample(batch.valid, masking.probability(0.3, SETTINGS.mask.start, SETTINGS.mask.end), SETTINGS.mask.span)
+        mask = masking.sample(
+            batch.valid, masking.probability(0.3, SETTINGS.mask.start, SETTINGS.mask.end), SETTINGS.mask.span
+        )
         right += accuracy * mask.sum().item()
         sizes += torch.bincount(objective.codebook.labels(batch.ink)[mask], minlength=16)
     accuracy, chance = right / sizes.sum().item(), (sizes.max() / sizes.sum()).item()

@@ -105,6 +105,8 @@ def test_white_stays_zero_through_the_convolutions():
 def test_the_number_of_weights_is_the_one_that_the_sizes_give(stem, height, width, depth):
     model = Encoder(height, width, depth, 4, stem, 0.0)
     block = 12 * width**2 + 13 * width  # four linear maps with biases, two norms
-    stems = {"linear": (height * STEP + 1) * width,
-             "convolutional": 9 * (32 + 32 * 64 + 64 * 96) + (96 * height // STEP + 1) * width}
+    stems = {
+        "linear": (height * STEP + 1) * width,
+        "convolutional": 9 * (32 + 32 * 64 + 64 * 96) + (96 * height // STEP + 1) * width,
+    }
     assert sum(weights.numel() for weights in model.parameters()) == stems[stem] + depth * block + 2 * 2 * width

@@ -41,8 +41,11 @@ def check(frame, folder, tables=1):
 
 
 def failed(result):
-    return {(one["expectation"].removeprefix("expect_column_values_to_"), one["column"])
-            for one in result["expectations"] if not one["success"]}
+    return {
+        (one["expectation"].removeprefix("expect_column_values_to_"), one["column"])
+        for one in result["expectations"]
+        if not one["success"]
+    }
 
 
 def test_sound_lines_meet_every_expectation_and_the_answer_is_json(frame, tmp_path):
@@ -51,22 +54,25 @@ def test_sound_lines_meet_every_expectation_and_the_answer_is_json(frame, tmp_pa
     assert json.loads(json.dumps(result, allow_nan=False)) == result
 
 
-@pytest.mark.parametrize(("column", "rows", "value", "expectation"), [
-    ("times_read", 2, 2, "be_between"),
-    ("page_also_in", 1, "test", "be_null"),
-    ("image_also_in", 1, "test", "be_null"),
-    ("document_id", 1, None, "not_be_null"),
-    ("split", 1, "trian", "be_in_set"),
-    ("height", 1, 4000, "be_between"),
-    ("width", 1, 3, "be_between"),
-    ("characters", 1, 900, "be_between"),
-    ("ink", 20, 0.7, "be_between"),
-    ("contrast", 20, 0.01, "be_between"),
-    ("sharpness", 20, 0.007, "be_between"),
-    ("along_width", 120, -0.4, "be_between"),
-    ("script_count", 20, 2, "be_between"),
-    ("pixels_per_character", 20, 0.5, "be_between"),
-])
+@pytest.mark.parametrize(
+    ("column", "rows", "value", "expectation"),
+    [
+        ("times_read", 2, 2, "be_between"),
+        ("page_also_in", 1, "test", "be_null"),
+        ("image_also_in", 1, "test", "be_null"),
+        ("document_id", 1, None, "not_be_null"),
+        ("split", 1, "trian", "be_in_set"),
+        ("height", 1, 4000, "be_between"),
+        ("width", 1, 3, "be_between"),
+        ("characters", 1, 900, "be_between"),
+        ("ink", 20, 0.7, "be_between"),
+        ("contrast", 20, 0.01, "be_between"),
+        ("sharpness", 20, 0.007, "be_between"),
+        ("along_width", 120, -0.4, "be_between"),
+        ("script_count", 20, 2, "be_between"),
+        ("pixels_per_character", 20, 0.5, "be_between"),
+    ],
+)
 def test_an_unsound_column_is_named(frame, tmp_path, column, rows, value, expectation):
     frame.loc[frame.index[:rows], column] = value
     result = check(frame, tmp_path)
@@ -142,7 +148,9 @@ def test_the_pages_load_nothing_from_anywhere_and_tell_what_failed(frame, tmp_pa
     pages = {page.relative_to(tmp_path).parts[0]: page.read_text("utf-8") for page in tmp_path.rglob("*.html")}
     assert set(pages) == {"index.html", "validations", "expectations"}
     for page in pages.values():
-        assert not re.search(r"<(script|link|iframe|img|object|embed)\b|@import|url\(|<[^>]*\son\w+=", page, re.IGNORECASE)
+        assert not re.search(
+            r"<(script|link|iframe|img|object|embed)\b|@import|url\(|<[^>]*\son\w+=", page, re.IGNORECASE
+        )
         assert "<style>" in page
     assert "4000" in pages["validations"] and "Failed" in pages["validations"]
 

@@ -8,8 +8,9 @@ import pytest
 import rendered
 
 from maskocr_core.artifacts import Artifact
-from maskocr_core.data import features, fit, fit_page, lines, pages, sampling, selecting, texts, yardstick
-from maskocr_core.data.yardstick import Thresholds
+from maskocr_core.data import lines, pages
+from maskocr_core.data.domain_fit import features, fit, fit_page, sampling, selecting, texts, yardstick
+from maskocr_core.data.domain_fit.yardstick import Thresholds
 
 HOSTILE = "<script>alert('x')</script>\u202e$x$ & Söhne"
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskocr_core.data import features, fit, likeness, orientation, yardstick
-from maskocr_core.data.yardstick import Lines, Thresholds
+from maskocr_core.data.domain_fit import features, fit, likeness, orientation, yardstick
+from maskocr_core.data.domain_fit.yardstick import Lines, Thresholds
 
 LETTERS = np.array(list("abcdefghiklmnoprstuvwz   "))
 PRINT, SCRIPT = cv2.FONT_HERSHEY_COMPLEX, cv2.FONT_HERSHEY_SCRIPT_SIMPLEX

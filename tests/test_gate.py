@@ -11,17 +11,28 @@ from maskocr_core.judging.statistics import Difference
 
 
 def difference(value, reach, documents=12):
-    return Difference(value, value - reach, value + reach, documents, confidence=0.95, p=0.01, smallest_p=0.0005,
-                      detectable=1.4 * reach)
+    return Difference(
+        value,
+        value - reach,
+        value + reach,
+        documents,
+        confidence=0.95,
+        p=0.01,
+        smallest_p=0.0005,
+        detectable=1.4 * reach,
+    )
 
 
-@pytest.mark.parametrize(("value", "reach", "verdict", "bound"), [
-    (-0.02, 0.01, "better", -0.01),
-    (0.02, 0.01, "worse", 0.01),
-    (-0.02, 0.03, "undecided", 0.01),
-    (0.02, 0.03, "undecided", -0.01),
-    (-0.02, math.nan, "too few documents", None),
-])
+@pytest.mark.parametrize(
+    ("value", "reach", "verdict", "bound"),
+    [
+        (-0.02, 0.01, "better", -0.01),
+        (0.02, 0.01, "worse", 0.01),
+        (-0.02, 0.03, "undecided", 0.01),
+        (0.02, 0.03, "undecided", -0.01),
+        (-0.02, math.nan, "too few documents", None),
+    ],
+)
 def test_a_difference_decides_only_where_its_whole_interval_lies_on_one_side_of_zero(value, reach, verdict, bound):
     comparison = gate.compare("pretrained", "scratch", difference(value, reach))
     assert (comparison.verdict, comparison.value) == (verdict, value)
@@ -35,8 +46,10 @@ def test_an_interval_that_touches_zero_is_undecided(value, bound_at_zero):
 
 def test_a_verdict_says_how_much_between_what_and_on_how_many_documents():
     reason = gate.compare("pretrained", "scratch", difference(-0.02, 0.01)).reason
-    assert reason == ("The CER of pretrained is 2.00 points below that of scratch (-3.00 to -1.00 at 95% over 12 "
-                      "documents; sign-flip p = 0.01, no smaller than 0.0005 possible).")
+    assert reason == (
+        "The CER of pretrained is 2.00 points below that of scratch (-3.00 to -1.00 at 95% over 12 "
+        "documents; sign-flip p = 0.01, no smaller than 0.0005 possible)."
+    )
 
 
 def test_undecided_says_what_could_have_been_seen_and_how_many_documents_would_decide():
@@ -59,9 +72,15 @@ def test_without_a_champion_nothing_is_promoted_however_good():
     assert [line.verdict for line in verdict.lines] == ["baseline", "better"]
 
 
-@pytest.mark.parametrize(("value", "reach", "verdict"), [
-    (-0.02, 0.01, "promote"), (0.02, 0.01, "hold"), (-0.02, 0.03, "undecided"), (-0.02, math.nan, "undecided"),
-])
+@pytest.mark.parametrize(
+    ("value", "reach", "verdict"),
+    [
+        (-0.02, 0.01, "promote"),
+        (0.02, 0.01, "hold"),
+        (-0.02, 0.03, "undecided"),
+        (-0.02, math.nan, "undecided"),
+    ],
+)
 def test_against_a_champion_the_paired_interval_decides(value, reach, verdict):
     starts = [gate.compare("both", "scratch", difference(-0.2, 0.01))]
     decided = gate.decide("both", starts, difference(value, reach))

@@ -73,7 +73,9 @@ def references() -> Iterator[tuple[str, str, str | None]]:
             for secret in executor.get("secretAsEnv", []):
                 yield from (("Secret", secret["secretName"], pair["secretKey"]) for pair in secret["keyToEnv"])
             for settings in executor.get("configMapAsEnv", []):
-                yield from (("ConfigMap", settings["configMapName"], pair["configMapKey"]) for pair in settings["keyToEnv"])
+                yield from (
+                    ("ConfigMap", settings["configMapName"], pair["configMapKey"]) for pair in settings["keyToEnv"]
+                )
 
 
 def instructions() -> list[list[str]]:
@@ -87,7 +89,10 @@ def instructions() -> list[list[str]]:
     return stages
 
 
-@pytest.mark.parametrize("manifest", [pytest.param(manifest, id=named(manifest)) for manifest in APPLIED + EXAMPLES if manifest["kind"] != "RayCluster"])
+@pytest.mark.parametrize(
+    "manifest",
+    [pytest.param(manifest, id=named(manifest)) for manifest in APPLIED + EXAMPLES if manifest["kind"] != "RayCluster"],
+)
 def test_a_manifest_keeps_the_schema_of_kubernetes(manifest):
     kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
 
@@ -101,7 +106,12 @@ def test_a_misspelt_field_would_be_noticed():
 @pytest.mark.parametrize("template", POD_TEMPLATES)
 def test_a_pod_template_is_a_pod(template):
     """No schema of RayCluster is at hand, but what it wraps are pods."""
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "one"} | template["metadata"], "spec": template["spec"]}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "one"} | template["metadata"],
+        "spec": template["spec"],
+    }
     kubernetes_validate.validate(pod, kubernetes_validate.latest_version(), strict=True)
 
 
@@ -131,7 +141,9 @@ def test_the_ray_version_is_the_locked_one():
 
 def test_the_kustomization_lists_every_manifest():
     (kustomization,) = documents(BASE / "kustomization.yaml")
-    assert sorted(kustomization["resources"]) == sorted(path.name for path in BASE.glob("*.yaml") if path.name != "kustomization.yaml")
+    assert sorted(kustomization["resources"]) == sorted(
+        path.name for path in BASE.glob("*.yaml") if path.name != "kustomization.yaml"
+    )
 
 
 @pytest.mark.infra
@@ -140,19 +152,27 @@ def test_the_kustomization_renders_every_manifest_into_its_namespace():
     rendered = subprocess.run(["kubectl", "kustomize", str(BASE)], capture_output=True, text=True, check=True).stdout
     manifests = [document for document in yaml.safe_load_all(rendered) if document]
     assert sorted(map(named, manifests)) == sorted(map(named, APPLIED))
-    assert {manifest["metadata"]["namespace"] for manifest in manifests if manifest["kind"] != "Namespace"} == {"maskocr"}
+    assert {manifest["metadata"]["namespace"] for manifest in manifests if manifest["kind"] != "Namespace"} == {
+        "maskocr"
+    }
 
 
 @pytest.mark.parametrize(("kind", "name", "key"), sorted(set(references()), key=str))
 def test_what_a_container_or_task_reads_exists_with_its_key(kind, name, key):
-    kept = {(manifest["kind"], manifest["metadata"]["name"]): manifest.get("data") or manifest.get("stringData") or {} for manifest in APPLIED + EXAMPLES}
+    kept = {
+        (manifest["kind"], manifest["metadata"]["name"]): manifest.get("data") or manifest.get("stringData") or {}
+        for manifest in APPLIED + EXAMPLES
+    }
     assert (kind, name) in kept
     assert kept[kind, name] if key is None else key in kept[kind, name]
 
 
 def test_the_pipeline_is_among_the_readers():
     """The check above would be empty if the pipeline's YAML moved or changed its form."""
-    assert {("Secret", "maskocr-s3", "AWS_SECRET_ACCESS_KEY"), ("ConfigMap", "maskocr-settings", "MASKOCR_STORE")} <= set(references())
+    assert {
+        ("Secret", "maskocr-s3", "AWS_SECRET_ACCESS_KEY"),
+        ("ConfigMap", "maskocr-settings", "MASKOCR_STORE"),
+    } <= set(references())
 
 
 def test_no_secret_is_applied_from_the_repository():
@@ -202,7 +222,9 @@ def test_a_container_says_what_memory_it_takes(pod, container):
 
 @pytest.mark.parametrize("template", POD_TEMPLATES)
 def test_a_pod_uses_a_service_account_that_exists(template):
-    assert template["spec"]["serviceAccountName"] in {account["metadata"]["name"] for account in of_kind("ServiceAccount")}
+    assert template["spec"]["serviceAccountName"] in {
+        account["metadata"]["name"] for account in of_kind("ServiceAccount")
+    }
 
 
 @pytest.mark.parametrize("template", POD_TEMPLATES)
@@ -210,14 +232,24 @@ def test_a_pod_is_closed_to_other_namespaces(template):
     (policy,) = of_kind("NetworkPolicy")
     assert policy["spec"]["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
     assert policy["spec"]["policyTypes"] == ["Ingress"]
-    assert policy["spec"]["ingress"] == [{"from": [{"podSelector": {}}]}], "a peer without namespaceSelector is of this namespace"
+    assert policy["spec"]["ingress"] == [{"from": [{"podSelector": {}}]}], (
+        "a peer without namespaceSelector is of this namespace"
+    )
 
 
 def test_a_service_leads_to_a_port_of_its_pods():
     for service in of_kind("Service"):
-        selected = [template for _, template in pod_templates() if service["spec"]["selector"].items() <= template["metadata"]["labels"].items()]
+        selected = [
+            template
+            for _, template in pod_templates()
+            if service["spec"]["selector"].items() <= template["metadata"]["labels"].items()
+        ]
         assert len(selected) == 1, f"{named(service)} selects {len(selected)} pods"
-        ports = {port["name"]: port["containerPort"] for container in selected[0]["spec"]["containers"] for port in container["ports"]}
+        ports = {
+            port["name"]: port["containerPort"]
+            for container in selected[0]["spec"]["containers"]
+            for port in container["ports"]
+        }
         for port in service["spec"]["ports"]:
             assert ports[port["targetPort"]] == port["port"]
 
@@ -232,7 +264,9 @@ def test_mlflow_listens_where_the_settings_send_its_clients():
     (deployment,), (service,), (settings,) = of_kind("Deployment"), of_kind("Service"), of_kind("ConfigMap")
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     host = f"{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
-    options = dict(option.removeprefix("--").split("=", 1) for option in container["command"] if option.startswith("--"))
+    options = dict(
+        option.removeprefix("--").split("=", 1) for option in container["command"] if option.startswith("--")
+    )
     assert settings["data"]["MLFLOW_TRACKING_URI"] == f"http://{host}"
     assert host in options["allowed-hosts"].split(",") and "*" not in options["allowed-hosts"].split(",")
     assert int(options["port"]) == container["ports"][0]["containerPort"]
@@ -240,7 +274,9 @@ def test_mlflow_listens_where_the_settings_send_its_clients():
 
 def test_the_base_image_has_an_exact_tag():
     (before, *stages) = instructions()
-    assert [line for line in before if re.fullmatch(r"ARG BASE=docker\.io/library/python:3\.11\.\d+-slim-bookworm", line)]
+    assert [
+        line for line in before if re.fullmatch(r"ARG BASE=docker\.io/library/python:3\.11\.\d+-slim-bookworm", line)
+    ]
     assert all(stage[0].split()[1] == "${BASE}" for stage in stages)
 
 
@@ -253,15 +289,27 @@ def test_the_image_installs_the_lock_and_nothing_beside_it():
 
 def test_the_last_stage_only_copies_and_ends_as_a_user_without_rights():
     last = instructions()[-1]
-    assert not [line for line in last if re.search(r"\b(apt-get|apk|pip|gcc|make)\b", line)], "compilers and installers stay in the first stage"
+    assert not [line for line in last if re.search(r"\b(apt-get|apk|pip|gcc|make)\b", line)], (
+        "compilers and installers stay in the first stage"
+    )
     assert [line for line in last if line.startswith("COPY")] == ["COPY --from=build /opt/maskocr /opt/maskocr"]
     assert [line for line in last if line.startswith("USER")] == ["USER 1000:1000"]
-    assert not [line for line in last[last.index("USER 1000:1000"):] if line.startswith(("RUN", "ADD", "COPY"))]
+    assert not [line for line in last[last.index("USER 1000:1000") :] if line.startswith(("RUN", "ADD", "COPY"))]
 
 
 def test_what_the_image_copies_is_here_and_is_sent_to_the_builder():
-    sent = {line.removeprefix("!") for line in (INFRA / "Containerfile.dockerignore").read_text().splitlines() if line.startswith("!")}
-    copied = {source for stage in instructions() for line in stage if line.startswith("COPY") and "--from" not in line for source in line.split()[1:-1]}
+    sent = {
+        line.removeprefix("!")
+        for line in (INFRA / "Containerfile.dockerignore").read_text().splitlines()
+        if line.startswith("!")
+    }
+    copied = {
+        source
+        for stage in instructions()
+        for line in stage
+        if line.startswith("COPY") and "--from" not in line
+        for source in line.split()[1:-1]
+    }
     assert copied == sent
     assert not {name for name in copied if not (ROOT / name).exists()}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())

@@ -7,8 +7,9 @@ import rendered
 from conftest import PACKS
 from PIL import Image
 
-from maskocr_core.data import images, near_duplicates
-from maskocr_core.data.near_duplicates import MAX_DISTANCE, Fingerprints, fingerprint, pairs
+from maskocr_core.data import images
+from maskocr_core.data.qa import near_duplicates
+from maskocr_core.data.qa.near_duplicates import MAX_DISTANCE, Fingerprints, fingerprint, pairs
 
 
 def jpeg(image):
@@ -65,7 +66,9 @@ def test_all_near_pairs_are_found_with_their_distance_as_one_by_one_comparison_f
     for place in range(0, 300, 3):
         others[place] = some[place * 2]
         others[place, random.choice(256, place // 8, replace=False)] ^= 1
-    packed = [Fingerprints.of([np.packbits(row).tobytes() for row in rows], np.ones(len(rows))) for rows in (some, others)]
+    packed = [
+        Fingerprints.of([np.packbits(row).tobytes() for row in rows], np.ones(len(rows))) for rows in (some, others)
+    ]
     distance = (some[:, None] != others[None]).sum(axis=2)
     expected = {(a, b, distance[a, b]) for a, b in zip(*np.nonzero(distance <= MAX_DISTANCE))}
     assert set(pairs(*packed)) == expected and len(expected) > 50

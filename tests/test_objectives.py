@@ -27,13 +27,20 @@ def batch():
     torch.manual_seed(1)
     steps = torch.tensor([20, 13, 4])
     valid = torch.arange(20)[None] < steps[:, None]
-    return Batch(torch.rand(3, 1, HEIGHT, 20 * STEP) * valid.repeat_interleave(STEP, 1)[:, None, None], valid, list("abc"), [""] * 3)
+    return Batch(
+        torch.rand(3, 1, HEIGHT, 20 * STEP) * valid.repeat_interleave(STEP, 1)[:, None, None],
+        valid,
+        list("abc"),
+        [""] * 3,
+    )
 
 
 def masked_labels(start=0.4, end=0.4, span=2, visible_weight=0.5):
     torch.manual_seed(0)
     pixels, features = HEIGHT * 16, 6
-    codebook = Codebook(HEIGHT, 16, torch.full((pixels,), 0.4), torch.randn(features, pixels), torch.randn(CLUSTERS, features) * 4)
+    codebook = Codebook(
+        HEIGHT, 16, torch.full((pixels,), 0.4), torch.randn(features, pixels), torch.randn(CLUSTERS, features) * 4
+    )
     mask = Mask(start=start, end=end, span=span, visible_weight=visible_weight)
     return MaskedLabels(Encoder(HEIGHT, 32, 2, 2, "convolutional", 0.0), codebook, mask).eval()
 
@@ -81,7 +88,9 @@ def test_without_a_weight_visible_steps_teach_nothing(batch):
 def test_labels_come_from_the_line_itself_and_not_from_the_noise_that_hides_it(batch):
     objective = masked_labels(1.0, 1.0)
     seen = []
-    objective.codebook = type("Spy", (), {"labels": lambda self, ink: seen.append(ink) or torch.zeros(ink.shape[0], 20, dtype=torch.int64)})()
+    objective.codebook = type(
+        "Spy", (), {"labels": lambda self, ink: seen.append(ink) or torch.zeros(ink.shape[0], 20, dtype=torch.int64)}
+    )()
     objective(batch, 0.5)
     assert torch.equal(seen[0], batch.ink)
 

@@ -7,7 +7,7 @@ import rendered
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskocr_core.data import quality
+from maskocr_core.data.qa import quality
 
 PACKS = Path(__file__).parents[2] / "shared" / "data"
 REAL = ("fraktur_print", "fr_hand", "medieval_hand", "early_print_fr", "modern_hand_fr")
@@ -121,7 +121,9 @@ def test_strokes_smeared_beyond_reading_are_blurred_and_slightly_soft_ones_are_n
 
 @pytest.mark.parametrize("scale", [0.5, 2, 4])
 def test_another_resolution_changes_no_verdict(scale):
-    scaled = cv2.resize(line(), None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    scaled = cv2.resize(
+        line(), None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    )
     assert reasons(scaled) == {}
     if scale > 1:  # fewer pixels than a line commonly has cannot tell blurred from small
         assert "blurred" in the_reason(cv2.GaussianBlur(scaled, (0, 0), 5 * scale))
@@ -151,7 +153,10 @@ def real_lines(pack, count):
     if not (PACKS / pack).is_dir():
         pytest.skip(f"no line pack in {PACKS / pack}")
     rows = pd.read_parquet(PACKS / pack / "train.parquet").sample(count, random_state=0)
-    return [(cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_GRAYSCALE), text) for image, text in zip(rows["image"], rows["text"])]
+    return [
+        (cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_GRAYSCALE), text)
+        for image, text in zip(rows["image"], rows["text"])
+    ]
 
 
 @pytest.mark.realdata
@@ -161,7 +166,9 @@ def test_real_lines_pass_and_spoilt_they_do_not(pack):
     assert sum(bool(reasons(image, text)) for image, text in lines) <= 1
     spoilt = {
         "inverted": [255 - image for image, _ in lines],
-        "turned": [np.ascontiguousarray(np.rot90(image)) for image, _ in lines if image.shape[1] > 1.5 * image.shape[0]],
+        "turned": [
+            np.ascontiguousarray(np.rot90(image)) for image, _ in lines if image.shape[1] > 1.5 * image.shape[0]
+        ],
     }
     caught = {kind: np.mean([bool(reasons(image)) for image in images]) for kind, images in spoilt.items()}
     assert caught["inverted"] > 0.98 and caught["turned"] > 0.95, caught

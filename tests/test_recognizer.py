@@ -71,7 +71,9 @@ def test_widening_by_nothing_new_changes_no_logit():
 
 def test_a_line_is_read_alike_alone_and_in_a_batch(tmp_path):
     settings = config.load("smoke")
-    lines = packed.source(packed.pack(tmp_path, {"train": packed.short_lines(12, seed=0, length=(2, 20))}), "train", settings.data)
+    lines = packed.source(
+        packed.pack(tmp_path, {"train": packed.short_lines(12, seed=0, length=(2, 20))}), "train", settings.data
+    )
     model = recognizer()
     batch = lines.collate(range(len(lines)))
     together, confidences = model.read(batch.ink, batch.valid)

@@ -3,7 +3,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskocr_core.data import repeats
+from maskocr_core.data.qa import repeats
 
 IDS = st.integers(0, 30).map(lambda number: f"{number * 0x0807060504030201:032x}"[-32:])
 

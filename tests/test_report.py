@@ -23,8 +23,13 @@ def rate(value, reach=0.01):
 
 def start(name, last, verdict="undecided", budget=1000):
     return {
-        "start": name, "verdict": verdict, "budget": budget, "seeds": 3, "learning_rate": 1e-3,
-        "cer": {"quarter": rate(3 * last), "half": rate(2 * last), "all": rate(last)}, "wer": rate(4 * last),
+        "start": name,
+        "verdict": verdict,
+        "budget": budget,
+        "seeds": 3,
+        "learning_rate": 1e-3,
+        "cer": {"quarter": rate(3 * last), "half": rate(2 * last), "all": rate(last)},
+        "wer": rate(4 * last),
         "exact": 0.25,
         "cpu_minutes": {"finetune": 12.5, "pretrain": 30.0, "transfer": 0.0},
         "curve": [[step, 0.9 * math.exp(-step / 900) + last] for step in range(250, 3001, 250)],
@@ -34,17 +39,38 @@ def start(name, last, verdict="undecided", budget=1000):
 @pytest.fixture
 def summary():
     return {
-        "verdict": {"verdict": "first", "reason": "There is no champion.", "lines": [
-            {"name": "pretrained", "verdict": "better", "value": -0.021, "bound": -0.008, "reason": "Fewer errors."},
-        ]},
-        "data_version": "3f9a", "documents": 12, "lines": 930,
+        "verdict": {
+            "verdict": "first",
+            "reason": "There is no champion.",
+            "lines": [
+                {
+                    "name": "pretrained",
+                    "verdict": "better",
+                    "value": -0.021,
+                    "bound": -0.008,
+                    "reason": "Fewer errors.",
+                },
+            ],
+        },
+        "data_version": "3f9a",
+        "documents": 12,
+        "lines": 930,
         "starts": [start("scratch", 0.10, "baseline"), start("pretrained", 0.08, "better")],
         "examples": [
             {"line_id": "a1", "image_png": png(), "reference": "the old mill", "start_name": name, "read": read}
             for name, read in (("scratch", "the cold mill"), ("pretrained", "the old mil"))
         ],
-        "fit": [{"source": "registers", "lines": 52000, "verdict": "accept", "weight": 0.94, "coverage": 0.93,
-                 "kid_ratio": 0.7, "reasons": ["covers the target"]}],
+        "fit": [
+            {
+                "source": "registers",
+                "lines": 52000,
+                "verdict": "accept",
+                "weight": 0.94,
+                "coverage": 0.93,
+                "kid_ratio": 0.7,
+                "reasons": ["covers the target"],
+            }
+        ],
         "notes": ["Learning rates were chosen on validation."],
     }
 
@@ -68,9 +94,17 @@ class Page(HTMLParser):
 
 def test_the_decision_and_its_reason_stand_before_everything_else(summary, tmp_path):
     html = rendered(summary, tmp_path)
-    body = html[html.index("<body>"):]
-    expected = ("Verdict: first", "There is no champion.", "Fewer errors.", "labelled lines", "<figure>", ">registers<",
-                ">line a1<", ">Notes<")
+    body = html[html.index("<body>") :]
+    expected = (
+        "Verdict: first",
+        "There is no champion.",
+        "Fewer errors.",
+        "labelled lines",
+        "<figure>",
+        ">registers<",
+        ">line a1<",
+        ">Notes<",
+    )
     order = [body.index(text) for text in expected]
     assert order == sorted(order)
 
@@ -118,14 +152,17 @@ def test_differing_characters_are_marked_on_both_sides(summary, tmp_path):
     assert "the <mark>c</mark>old mill</bdi>" in html and "the old mil<mark>l</mark></bdi>" in html
 
 
-@pytest.mark.parametrize(("text", "other", "runs"), [
-    ("abc", "abc", [("abc", False)]),
-    ("abc", "axc", [("a", False), ("b", True), ("c", False)]),
-    ("abcd", "axd", [("a", False), ("bc", True), ("d", False)]),
-    ("abc", "", [("abc", True)]),
-    ("", "abc", []),
-    ("e\u0301 ", "\u00e9", [("\u00e9", False)]),
-])
+@pytest.mark.parametrize(
+    ("text", "other", "runs"),
+    [
+        ("abc", "abc", [("abc", False)]),
+        ("abc", "axc", [("a", False), ("b", True), ("c", False)]),
+        ("abcd", "axd", [("a", False), ("bc", True), ("d", False)]),
+        ("abc", "", [("abc", True)]),
+        ("", "abc", []),
+        ("e\u0301 ", "\u00e9", [("\u00e9", False)]),
+    ],
+)
 def test_exactly_what_scores_as_an_error_is_marked(text, other, runs):
     assert report.marked(text, other) == runs
 

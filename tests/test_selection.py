@@ -7,8 +7,9 @@ import rendered
 
 from maskocr_core import artifacts, config, stages
 from maskocr_core.artifacts import Artifact
-from maskocr_core.data import features, sampling, tombstones
 from maskocr_core.data import lines as schema
+from maskocr_core.data import tombstones
+from maskocr_core.data.domain_fit import features, sampling
 
 
 def noise(**about) -> list[dict]:

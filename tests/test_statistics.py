@@ -120,11 +120,14 @@ def test_a_detectable_difference_is_detected_four_times_in_five():
     assert 0.7 < found / 300 < 0.9
 
 
-@pytest.mark.parametrize(("arguments", "mend"), [
-    (([1, 2], [10, 10], ["a"]), r"one entry a line each, but hold \[1, 2\]"),
-    (([0] * 4, [0] * 4, list("abcd")), "give labelled test lines"),
-    (([1] * 4, [9] * 4, list("abcd"), 95), "not between 0 and 1: give 0.95"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "mend"),
+    [
+        (([1, 2], [10, 10], ["a"]), r"one entry a line each, but hold \[1, 2\]"),
+        (([0] * 4, [0] * 4, list("abcd")), "give labelled test lines"),
+        (([1] * 4, [9] * 4, list("abcd"), 95), "not between 0 and 1: give 0.95"),
+    ],
+)
 def test_numbers_that_give_no_rate_are_refused(arguments, mend):
     with pytest.raises(ValueError, match=mend):
         statistics.ratio_interval(*arguments)

@@ -34,8 +34,14 @@ def tiny(tmp_path_factory):
             raise ValueError(f"{n} is above {limit}: lower n")
 
     @dsl.pipeline(name="tiny")
-    def tiny(n: int, name: str = "a", limit: float = 3.0, words: list = ["x"], options: dict = {"k": 1},  # noqa: B006
-             strict: bool = True):
+    def tiny(
+        n: int,
+        name: str = "a",
+        limit: float = 3.0,
+        words: list = ["x"],
+        options: dict = {"k": 1},  # noqa: B006
+        strict: bool = True,
+    ):
         """Two tasks.
 
         Args:
@@ -71,21 +77,30 @@ def test_assignments_become_values_of_the_declared_types(tiny):
     arguments = client.parse(tiny, assignments)
     assert arguments == {"n": 2, "name": "3", "limit": 4.0, "words": ["a=b"], "options": {"k": [1]}, "strict": False}
     assert {name: type(value) for name, value in arguments.items()} == {
-        "n": int, "name": str, "limit": float, "words": list, "options": dict, "strict": bool}
+        "n": int,
+        "name": str,
+        "limit": float,
+        "words": list,
+        "options": dict,
+        "strict": bool,
+    }
 
 
-@pytest.mark.parametrize(("assignments", "sentence"), [
-    (["n=2", "limits=3"], "no parameter limits: did you mean limit? It has limit, n, name, options, strict, words"),
-    (["name=b"], "needs n: add n="),
-    (["n"], "'n' assigns nothing: write it as name=value"),
-    (["n=1", "n=2"], "n is given twice"),
-    (["n=1.5"], "n=1.5 is of the wrong type: n is a whole number"),
-    (["n=1", "limit=nan"], "limit is a finite number"),
-    (["n=1", "strict=yes"], "strict is true or false"),
-    (["n=1", "words=a"], "words is a JSON list"),
-    (["n=1", "words={}"], "words is a JSON list"),
-    (["n=1", "options=[]"], "options is a JSON object"),
-])
+@pytest.mark.parametrize(
+    ("assignments", "sentence"),
+    [
+        (["n=2", "limits=3"], "no parameter limits: did you mean limit? It has limit, n, name, options, strict, words"),
+        (["name=b"], "needs n: add n="),
+        (["n"], "'n' assigns nothing: write it as name=value"),
+        (["n=1", "n=2"], "n is given twice"),
+        (["n=1.5"], "n=1.5 is of the wrong type: n is a whole number"),
+        (["n=1", "limit=nan"], "limit is a finite number"),
+        (["n=1", "strict=yes"], "strict is true or false"),
+        (["n=1", "words=a"], "words is a JSON list"),
+        (["n=1", "words={}"], "words is a JSON list"),
+        (["n=1", "options=[]"], "options is a JSON object"),
+    ],
+)
 def test_a_wrong_assignment_is_refused_with_the_mend(tiny, assignments, sentence):
     with pytest.raises(ValueError) as refusal:
         client.parse(tiny, assignments)
@@ -178,8 +193,14 @@ def test_a_run_that_succeeds_gives_its_id_and_tells_each_change_once(tiny, capsy
         assert client.submit(tiny, {"n": 2}, endpoint=server.url + "/", poll_seconds=0.01, say=said.append) == "r1"
         assert server.runs["r1"]["runtime_config"]["parameters"] == {"n": 2}
         assert list(server.experiments) == ["maskocr"]
-    assert said == [f"run r1: {server.url}/#/runs/details/r1", "task make: PENDING", "task make: RUNNING",
-                    "run: RUNNING", "task make: SUCCEEDED", "run: SUCCEEDED"]
+    assert said == [
+        f"run r1: {server.url}/#/runs/details/r1",
+        "task make: PENDING",
+        "task make: RUNNING",
+        "run: RUNNING",
+        "task make: SUCCEEDED",
+        "run: SUCCEEDED",
+    ]
     assert capsys.readouterr().out == ""
 
 
@@ -191,8 +212,10 @@ def test_a_run_is_not_looked_at_where_nobody_waits(tiny):
 
 
 def test_a_failed_run_raises_with_the_message_of_its_task(tiny):
-    with Server(states=("RUNNING", "FAILED"), message="no lines: run ingest") as server, \
-            pytest.raises(client.RunFailed) as failure:
+    with (
+        Server(states=("RUNNING", "FAILED"), message="no lines: run ingest") as server,
+        pytest.raises(client.RunFailed) as failure,
+    ):
         submit(tiny, server)
     assert (failure.value.run_id, failure.value.state) == ("r1", "FAILED")
     assert "run r1 FAILED at task make: no lines: run ingest (logs: http" in str(failure.value)
@@ -249,12 +272,15 @@ def test_an_endpoint_that_refuses_the_connection_fails_within_seconds(tiny):
     assert time.monotonic() - started < 5
 
 
-@pytest.mark.parametrize(("server", "sentence"), [
-    (Server(token="right"), r"refuses \(401\): give a token"),
-    (Server(page="/"), "does not answer as the KFP API does"),
-    (Server(page="/apis/v2beta1/runs"), "does not answer as the KFP API does"),
-    (Server(prefix="/pipeline/apis/v2beta1"), "does not answer as the KFP API does"),
-])
+@pytest.mark.parametrize(
+    ("server", "sentence"),
+    [
+        (Server(token="right"), r"refuses \(401\): give a token"),
+        (Server(page="/"), "does not answer as the KFP API does"),
+        (Server(page="/apis/v2beta1/runs"), "does not answer as the KFP API does"),
+        (Server(prefix="/pipeline/apis/v2beta1"), "does not answer as the KFP API does"),
+    ],
+)
 def test_an_endpoint_that_is_no_open_kfp_api_is_told_apart(tiny, server, sentence):
     started = time.monotonic()
     with server, pytest.raises(RuntimeError, match=sentence):
@@ -285,8 +311,9 @@ def kfp(tmp_path, *words, **variables):
 
 def test_the_documented_command_line_of_kfp_submits_a_run(tiny, tmp_path):
     with Server() as server:
-        done = kfp(tmp_path, "--endpoint", server.url, "run", "submit", "-e", "maskocr", "-f", tiny,
-                   "n=3", 'words=["a=b"]')
+        done = kfp(
+            tmp_path, "--endpoint", server.url, "run", "submit", "-e", "maskocr", "-f", tiny, "n=3", 'words=["a=b"]'
+        )
         assert done.returncode == 0, done.stderr
         assert server.runs["r1"]["runtime_config"]["parameters"] == {"n": 3, "words": ["a=b"]}
         assert list(server.experiments) == ["maskocr"]
@@ -294,11 +321,20 @@ def test_the_documented_command_line_of_kfp_submits_a_run(tiny, tmp_path):
 
 def test_three_variables_make_the_short_form_of_kfp_submit_a_run(tiny, tmp_path):
     with Server() as server:
-        done = kfp(tmp_path, "--output", "json", "run", "submit", "n=3", KFP_ENDPOINT=server.url,
-                   KFP_RUN_CREATE_EXPERIMENT_NAME="maskocr", KFP_RUN_CREATE_PACKAGE_FILE=str(tiny))
+        done = kfp(
+            tmp_path,
+            "--output",
+            "json",
+            "run",
+            "submit",
+            "n=3",
+            KFP_ENDPOINT=server.url,
+            KFP_RUN_CREATE_EXPERIMENT_NAME="maskocr",
+            KFP_RUN_CREATE_PACKAGE_FILE=str(tiny),
+        )
         assert done.returncode == 0, done.stderr
         assert server.runs["r1"]["runtime_config"]["parameters"] == {"n": 3}
-        assert json.loads(done.stdout[done.stdout.index("{"):])["run_id"] == "r1"
+        assert json.loads(done.stdout[done.stdout.index("{") :])["run_id"] == "r1"
 
 
 def test_the_command_line_of_kfp_fails_where_the_server_refuses_the_run(tiny, tmp_path):

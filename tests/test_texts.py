@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskocr_core.data import texts
+from maskocr_core.data.domain_fit import texts
 
 LATIN, GREEK, CYRILLIC = "abcdefghilmnoprstuv", "αβγδεζηθικλμνοπρστ", "абвгдежзиклмнопрст"
 

@@ -24,7 +24,9 @@ from maskocr_core.training.log import TrainingLog
 
 GOLDEN = Path(__file__).parent / "golden_losses.json"
 # Neither checkpoints nor validations fall together with the lines of the log, which come every ten steps.
-SETTINGS = config.load("smoke", ["pretrain.steps=24", "pretrain.checkpoint_every=7", "sweep.steps=24", "model.dropout=0.1"])
+SETTINGS = config.load(
+    "smoke", ["pretrain.steps=24", "pretrain.checkpoint_every=7", "sweep.steps=24", "model.dropout=0.1"]
+)
 TIMES = ("lines_per_second", "cpu_seconds")
 
 
@@ -41,8 +43,15 @@ def ground(folder):
     Clean print: a line is known by its bytes, and one pixel that another CPU blurs otherwise would change the order of lines.
     """
     sentences = [(None, rendered.line(rendered.words(number), seed=number, degrade=0)) for number in range(48)]
-    packs = packed.pack(folder, {"train": packed.short_lines(40, seed=1, length=(3, 9), degrade=0), "val": packed.short_lines(8, seed=2, degrade=0),
-                                 "unlabeled": sentences}, shard_lines=8)
+    packs = packed.pack(
+        folder,
+        {
+            "train": packed.short_lines(40, seed=1, length=(3, 9), degrade=0),
+            "val": packed.short_lines(8, seed=2, degrade=0),
+            "unlabeled": sentences,
+        },
+        shard_lines=8,
+    )
     random = torch.Generator().manual_seed(0)
     some = packed.source(packs, "unlabeled", SETTINGS.data).collate(range(8))
     pixels = codebook.windows(some.ink, 16)[some.valid]
@@ -64,7 +73,9 @@ def pretrain(here, folder, settings=SETTINGS):
 
 
 def finetune(here, folder, settings=SETTINGS):
-    finetuning.train(Run("scratch", ("train", "val"), 0, 1e-3, 0, settings.sweep.steps), settings, here.lines, here.selection, folder)
+    finetuning.train(
+        Run("scratch", ("train", "val"), 0, 1e-3, 0, settings.sweep.steps), settings, here.lines, here.selection, folder
+    )
     return folder / "all/recognizer.safetensors"
 
 
@@ -94,13 +105,20 @@ def stop_at(monkeypatch):
         raise Stop
 
     def set_stop(step):
-        monkeypatch.setattr(batches, "training", stream if step is None else lambda source, **settings: stopping(source, stop=step, **settings))
+        monkeypatch.setattr(
+            batches,
+            "training",
+            stream if step is None else lambda source, **settings: stopping(source, stop=step, **settings),
+        )
 
     return set_stop
 
 
 def log(folder):
-    return [{name: value for name, value in row.items() if name not in TIMES} for row in TrainingLog(folder / "log.jsonl").rows()]
+    return [
+        {name: value for name, value in row.items() if name not in TIMES}
+        for row in TrainingLog(folder / "log.jsonl").rows()
+    ]
 
 
 def last_weights(folder):
@@ -128,7 +146,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(here, uninterrupte
 
 
 @objectives
-def test_a_damaged_checkpoint_is_left_aside_and_the_one_before_is_used(here, uninterrupted, stop_at, tmp_path, train, capsys):
+def test_a_damaged_checkpoint_is_left_aside_and_the_one_before_is_used(
+    here, uninterrupted, stop_at, tmp_path, train, capsys
+):
     stop_at(20)
     with pytest.raises(Stop):
         train(here, tmp_path)
@@ -165,7 +185,9 @@ def test_what_a_kill_left_half_written_is_ignored(here, uninterrupted, stop_at, 
 def test_a_finished_run_is_not_made_again(here, uninterrupted, stop_at):
     stop_at(0)
     result = json.loads((uninterrupted[finetune] / "result.json").read_text())
-    again = finetuning.train(Run("scratch", ("train", "val"), 0, 1e-3, 0, 24), SETTINGS, here.lines, here.selection, uninterrupted[finetune])
+    again = finetuning.train(
+        Run("scratch", ("train", "val"), 0, 1e-3, 0, 24), SETTINGS, here.lines, here.selection, uninterrupted[finetune]
+    )
     assert again == result and [step for step, _ in result["curve"]] == [6, 12, 18, 24]
 
 
@@ -211,7 +233,9 @@ def test_a_schedule_without_or_of_nothing_but_warm_up_is_finite(warmup):
 
 
 def test_weights_decay_on_matrices_only():
-    matrices, rest = loop._groups(torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.LayerNorm(3)), Training(weight_decay=0.1))
+    matrices, rest = loop._groups(
+        torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.LayerNorm(3)), Training(weight_decay=0.1)
+    )
     assert (matrices["weight_decay"], len(matrices["params"])) == (0.1, 1)
     assert (rest["weight_decay"], len(rest["params"])) == (0.0, 3)
 
@@ -222,8 +246,13 @@ def smoke_losses(folder):
     here = ground(folder)
     pretrain(here, folder / "pretrain", settings)
     finetune(here, folder / "finetune", settings)
-    return {"pretrain": [[row["step"], row["masked_loss"], row["visible_loss"]] for row in TrainingLog(folder / "pretrain/log.jsonl").rows()],
-            "finetune": [[row["step"], row["loss"]] for row in TrainingLog(folder / "finetune/log.jsonl").rows()]}
+    return {
+        "pretrain": [
+            [row["step"], row["masked_loss"], row["visible_loss"]]
+            for row in TrainingLog(folder / "pretrain/log.jsonl").rows()
+        ],
+        "finetune": [[row["step"], row["loss"]] for row in TrainingLog(folder / "finetune/log.jsonl").rows()],
+    }
 
 
 def test_training_gives_the_golden_losses(tmp_path):
@@ -232,7 +261,8 @@ def test_training_gives_the_golden_losses(tmp_path):
         for expected, row in zip(rows, found[objective], strict=True):
             assert row == pytest.approx(expected, rel=1e-3), (
                 f"{objective}: the losses at step {row[0]} are no longer those of {GOLDEN.name}. If the numerics were meant to change, "
-                "run `python tests/test_training.py` and commit the file with one sentence of reason")
+                "run `python tests/test_training.py` and commit the file with one sentence of reason"
+            )
 
 
 if __name__ == "__main__":

@@ -295,7 +295,8 @@ def test_near_duplicates_of_different_text_and_equal_texts_alone_are_stated(tmp_
 
 def test_a_document_torn_where_ingest_splits_by_document_fails(tmp_path):
     from maskocr_core.config import Data
-    from maskocr_core.data import leaks, readers
+    from maskocr_core.data import readers
+    from maskocr_core.data.qa import leaks
 
     data = Data()
     documents = {("s", str(n)): [readers.split_of(str(n), True, data)] for n in range(40)}
@@ -342,8 +343,12 @@ def test_a_shard_that_is_mostly_bad_fails_though_its_source_is_good_enough(tmp_p
 
     with pytest.raises(ValueError, match=r"shard unlabeled/part-\w+.parquet: 36 of 60 lines are bad") as caught:
         run(tmp_path, "quality.max_refused=0.9", spoil=spoil)
-    assert str(caught.value).count("it is inverted") == 3 and "quality.max_refused_shard above 0.60" in str(caught.value)
-    assert run(tmp_path / "again", "quality.max_refused=0.9", "quality.max_refused_shard=0.7").metrics["quarantined"] == 0
+    assert str(caught.value).count("it is inverted") == 3 and "quality.max_refused_shard above 0.60" in str(
+        caught.value
+    )
+    assert (
+        run(tmp_path / "again", "quality.max_refused=0.9", "quality.max_refused_shard=0.7").metrics["quarantined"] == 0
+    )
 
 
 def test_everything_that_is_wrong_is_printed_before_the_first_fault_is_raised(tmp_path, capsys):

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskocr_core.data import visual_words
+from maskocr_core.data.domain_fit import visual_words
 
 COUNTS = st.lists(st.integers(0, 1000), min_size=4, max_size=4).map(np.array)
 

@@ -14,9 +14,9 @@ from maskocr_core import escaping
 MAX_SIDES = (640, 240)  # px of the longer and the shorter side of a picture
 
 
-def template(name: str) -> Any:
-    """A jinja2 template beside this module: every value escaped, control characters spelled out, nothing undefined."""
-    return escaping.environment(Path(__file__).parent).get_template(name)
+def template(path: Path) -> Any:
+    """The jinja2 template at `path`: every value escaped, control characters spelled out, nothing undefined."""
+    return escaping.environment(path.parent).get_template(path.name)
 
 
 def picture(pixels: np.ndarray) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from maskocr_core.data import images, near_duplicates
+from maskocr_core.data import images
+from maskocr_core.data.qa import near_duplicates
 
 MIN_NAME, MIN_TEXT = 4, 8  # characters
 _LENGTHS = (16, 8, 4)  # of the first characters by which a string is looked up

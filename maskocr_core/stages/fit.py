@@ -9,7 +9,7 @@ from maskocr_core.config import Config
 from maskocr_core.stages import scratch, stage
 
 if TYPE_CHECKING:
-    from maskocr_core.data.sampling import Describe
+    from maskocr_core.data.domain_fit.sampling import Describe
 
 VERDICTS = ("accept", "down-weight", "reject", "undecided")
 
@@ -38,8 +38,8 @@ def fit(config: Config, *, lines: Path, validation: Path, selection_out: Path) -
     """
     from maskocr_core import artifacts
     from maskocr_core.artifacts import Artifact
-    from maskocr_core.data import fit as domain_fit
-    from maskocr_core.data import fit_page, sampling, selecting, yardstick
+    from maskocr_core.data.domain_fit import fit as domain_fit
+    from maskocr_core.data.domain_fit import fit_page, sampling, selecting, yardstick
 
     describe, described_by = _describer(config)
     inputs, folder = (Artifact(lines), Artifact(validation)), scratch(selection_out)
@@ -77,7 +77,7 @@ def fit(config: Config, *, lines: Path, validation: Path, selection_out: Path) -
 
 def _describer(config: Config) -> tuple[Describe, str]:
     """What turns lines into features, and its name."""
-    from maskocr_core.data import features
+    from maskocr_core.data.domain_fit import features
 
     if not (champion := _champion(config)):
         return features.described, "strokes"

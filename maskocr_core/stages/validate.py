@@ -10,7 +10,7 @@ from maskocr_core.stages import scratch, stage
 
 if TYPE_CHECKING:
     from maskocr_core.artifacts import Artifact
-    from maskocr_core.data.audit import Findings
+    from maskocr_core.data.qa.audit import Findings
 
 
 @stage(reads=("data", "quality"))
@@ -22,8 +22,8 @@ def validate(config: Config, *, lines: Path, validation_out: Path) -> dict[str, 
     """
     from maskocr_core import artifacts
     from maskocr_core.artifacts import Artifact
-    from maskocr_core.data import audit, contact_sheet, leaks
     from maskocr_core.data import lines as schema
+    from maskocr_core.data.qa import audit, contact_sheet, leaks
     from maskocr_core.services import expectations
 
     findings = _measured(Artifact(lines), validation_out)
@@ -59,7 +59,8 @@ def validate(config: Config, *, lines: Path, validation_out: Path) -> dict[str, 
 def _measured(artifact: Artifact, validation_out: Path) -> Findings:
     """Every shard measured, wherever there is room for it; the measurements lie in `validation_out`."""
     from maskocr_core import artifacts
-    from maskocr_core.data import audit, lines
+    from maskocr_core.data import lines
+    from maskocr_core.data.qa import audit
     from maskocr_core.progress import Progress
     from maskocr_core.services import mapping
 

@@ -12,9 +12,10 @@ import numpy as np
 
 from maskocr_core import artifacts
 from maskocr_core.artifacts import Artifact
-from maskocr_core.data import fit, images, lines, pages
-from maskocr_core.data.sampling import Samples
-from maskocr_core.data.yardstick import Yardstick
+from maskocr_core.data import images, lines, pages
+from maskocr_core.data.domain_fit import fit
+from maskocr_core.data.domain_fit.sampling import Samples
+from maskocr_core.data.domain_fit.yardstick import Yardstick
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,7 +51,7 @@ def write(
     reference = _reference(yardstick, samples)
     wanted = reference + [one for kinds in shown.values() for found in kinds.values() for one in found]
     pictures = _pictures(artifact, {identity: samples.shards[identity] for identity in wanted})
-    page = pages.template("fit_page.html.j2").render(
+    page = pages.template(Path(__file__).with_name("fit_page.html.j2")).render(
         records=[{"number": number, **record} for number, record in enumerate(records, 1)],
         rows={
             source: [

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from maskocr_core.data import scripts
-from maskocr_core.data.yardstick import MIN_GROUPS, grouped, prediction_limit
+from maskocr_core.data.domain_fit.yardstick import MIN_GROUPS, grouped, prediction_limit
 
 MAX_CHARACTERS = 20_000  # of each side: the divergence of bigrams depends on how many there are
 UNKNOWN = 0.02  # share of the target's characters from which on their lack is said: one in fifty, about one a line

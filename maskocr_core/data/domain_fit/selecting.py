@@ -16,9 +16,10 @@ import pyarrow as pa
 
 from maskocr_core import artifacts
 from maskocr_core.artifacts import Artifact
-from maskocr_core.data import fit, lines, visual_words
-from maskocr_core.data.sampling import Describe, Samples, quarantined
-from maskocr_core.data.yardstick import Yardstick
+from maskocr_core.data import lines
+from maskocr_core.data.domain_fit import fit, visual_words
+from maskocr_core.data.domain_fit.sampling import Describe, Samples, quarantined
+from maskocr_core.data.domain_fit.yardstick import Yardstick
 from maskocr_core.progress import Progress
 from maskocr_core.services import mapping
 

@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from maskocr_core.data.likeness import effective, kernel, kid
-from maskocr_core.data.orientation import MENDS, TURNS
-from maskocr_core.data.yardstick import GROUP_LINES, MIN_GROUPS, Lines, Yardstick
+from maskocr_core.data.domain_fit.likeness import effective, kernel, kid
+from maskocr_core.data.domain_fit.orientation import MENDS, TURNS
+from maskocr_core.data.domain_fit.yardstick import GROUP_LINES, MIN_GROUPS, Lines, Yardstick
 
 MIN_LINES = 30  # lines of a source below which it is not judged
 RESAMPLES = 1000

@@ -44,7 +44,7 @@ def write(artifact: Artifact, quarantined: Iterable[tuple[str, pa.Table]], out: 
         for kind in sorted(counts, key=lambda kind: (-sum(counts[kind].values()), kind))
     ]
     groups = _refused_at_ingest(artifact)
-    page = pages.template("contact_sheet.html.j2").render(kinds=kinds, groups=groups)
+    page = pages.template(Path(__file__).with_name("contact_sheet.html.j2")).render(kinds=kinds, groups=groups)
     (out / PAGE).write_text(page, encoding="utf-8", errors="replace")
     items = [item for group in groups for item in group["items"] if _IDENTITY.fullmatch(item["item"])]
     shown = {line["line_id"] for kind in kinds for line in kind["lines"]} | {item["item"] for item in items}

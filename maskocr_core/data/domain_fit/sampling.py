@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from maskocr_core.artifacts import Artifact
-from maskocr_core.data import lines, orientation, side_tables, texts
-from maskocr_core.data.yardstick import Lines
+from maskocr_core.data import lines, side_tables
+from maskocr_core.data.domain_fit import orientation, texts
+from maskocr_core.data.domain_fit.yardstick import Lines
 from maskocr_core.progress import Progress
 from maskocr_core.services import mapping
 

@@ -18,9 +18,10 @@ import pyarrow.compute as pc
 
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Data
-from maskocr_core.data import lines, readers, repeats, tombstones
-from maskocr_core.data.audit import EXAMPLES, Findings
-from maskocr_core.data.near_duplicates import Fingerprints, pairs
+from maskocr_core.data import lines, readers, tombstones
+from maskocr_core.data.qa import repeats
+from maskocr_core.data.qa.audit import EXAMPLES, Findings
+from maskocr_core.data.qa.near_duplicates import Fingerprints, pairs
 
 LABELLED = tuple(split for split in lines.SPLITS if split != "unlabeled")
 HELD_OUT = ("val", "test", "transfer-val")

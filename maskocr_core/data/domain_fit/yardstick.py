@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from maskocr_core.data import visual_words
-from maskocr_core.data.features import TOLERANCE
-from maskocr_core.data.likeness import effective, kid, prediction_limit, spread
-from maskocr_core.data.orientation import TURNS
+from maskocr_core.data.domain_fit import visual_words
+from maskocr_core.data.domain_fit.features import TOLERANCE
+from maskocr_core.data.domain_fit.likeness import effective, kid, prediction_limit, spread
+from maskocr_core.data.domain_fit.orientation import TURNS
 
 SHRINKAGE = 0.2  # of the covariance towards the identity: every direction counts, none by its noise
 COMPONENTS = 64  # directions kept of longer features: of an encoder's hundreds most are noise

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Quality
-from maskocr_core.data import images, lines, near_duplicates, quality, scripts, side_tables
+from maskocr_core.data import images, lines, scripts, side_tables
+from maskocr_core.data.qa import near_duplicates, quality
 
 COMMON_HEIGHT = 48  # px to which widths are brought before they are compared, so that limits hold at any resolution
 FEW_LINES = 50  # in a smaller shard a handful of bad lines is no sign of anything

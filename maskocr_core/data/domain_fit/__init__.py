@@ -1,0 +1,1 @@
+"""Is a source of the target's kind? Features, yardsticks, verdicts and weights behind `fit`."""

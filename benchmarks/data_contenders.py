@@ -1,6 +1,6 @@
 """What `data.py` compares: ways to keep lines, and to read them into training batches.
 
-Every reader gives one epoch of batches (B, 1, height, W) float32 ink, 0 = white, shuffled, lines of similar width together,
+Every reader gives one epoch of batches (B, 1, height, W) float32 ink, levelled, 0 = paper, shuffled, lines of similar width together,
 B = 32, each line once. The peers decode as their users do, by a bare call of Pillow without our checks of untrusted images,
 or all of them by our own call; they get a canvas no slower than ours and a bucketing by width, and read images alone, where
 we read ids and texts as well.
@@ -32,7 +32,6 @@ BUFFER = 1000  # lines among which a peer that streams shuffles
 TAR_LINES = 4096
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")
 PAD_TO, STEP, MAX_WIDTH = 64, 8, 2048  # px, as in maskocr_core
-INK = 1.0 - np.arange(256, dtype=np.float32) / np.float32(255)  # of a gray value
 
 Pixels = np.ndarray  # (height, W) uint8
 Decode = Callable[[bytes], Pixels]
@@ -85,10 +84,12 @@ def batches(lines: Iterable[Pixels]) -> Batches:
 
 
 def _canvas(lines: list[Pixels]) -> torch.Tensor:
+    from maskocr_core.data import images
+
     width = max(pixels.shape[1] for pixels in lines)
     ink = np.empty((len(lines), 1, lines[0].shape[0], width + -width % PAD_TO), np.float32)
     for number, pixels in enumerate(lines):
-        cv2.LUT(pixels, INK, ink[number, 0, :, : pixels.shape[1]])
+        images.inked(pixels, "levelled", ink[number, 0, :, : pixels.shape[1]])
         ink[number, 0, :, pixels.shape[1] :] = 0
     return torch.from_numpy(ink)
 

@@ -1,4 +1,4 @@
-"""The tables of README.md and docs/, made from `results/*.json` between their marks: `python benchmarks/readme.py`."""
+"""The tables of README.md and docs/, made from `results/*.json` or computed, between their marks: `python benchmarks/readme.py`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import data_figures, results
+from maskocr_core import config, recipes
 from maskocr_core.judging.comparison import TITLES
+from maskocr_core.planning import assumptions, plan, table
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -22,9 +24,10 @@ def render(text: str) -> str:
 
     def fill(match: re.Match[str]) -> str:
         kind, _, name = match[1].partition(" ")
-        return f"<!-- {match[1]} -->\n{BLOCKS[kind](results.load(name))}\n<!-- end -->"
+        content = COMPUTED[kind](name) if kind in COMPUTED else BLOCKS[kind](results.load(name))
+        return f"<!-- {match[1]} -->\n{content}\n<!-- end -->"
 
-    names = "|".join(BLOCKS)
+    names = "|".join([*BLOCKS, *COMPUTED])
     return re.sub(rf"<!-- ((?:{names}) \w+) -->\n.*?<!-- end -->", fill, text, flags=re.DOTALL)
 
 
@@ -74,11 +77,19 @@ def figure(result: dict[str, Any]) -> str:
     )
 
 
+def planned(gpu: str) -> str:
+    """What `maskocr plan` computes for the six paper sizes on a kind of processor."""
+    assumed = assumptions.assume(gpu=gpu)
+    plans = [plan.plan(config.load(size), assumed) for size in recipes.PAPER_SIZES]
+    return f"{table.markdown(plans, assumed)}\n\nMade by `maskocr plan --gpu {gpu}`."
+
+
 def _interval(cer: dict[str, float]) -> str:
     return f"{100 * cer['value']:.1f} % [{100 * cer['low']:.1f}, {100 * cer['high']:.1f}]"
 
 
 BLOCKS = {"comparison": comparison, "figure": figure, "data": data_figures.table}
+COMPUTED = {"plan": planned}
 
 if __name__ == "__main__":
     for page in PAGES:

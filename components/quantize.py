@@ -12,6 +12,7 @@ def quantize(
     data_version: str,
     lines: Input[Dataset],
     selection: Input[Dataset],
+    encoder_uri: str,
     codebook_out: Output[Artifact],
     metrics: Output[Metrics],
 ):
@@ -23,6 +24,7 @@ def quantize(
         data_version=data_version,
         lines=lines.path,
         selection=selection.path,
+        encoder_uri=encoder_uri,
         codebook_out=codebook_out.path,
     )
     for name, value in numbers.items():

@@ -150,6 +150,20 @@ def take_over(part: Path, unfinished: Path, folders: tuple[str, ...]) -> None:
             link_or_copy(str(path), str(destination))
 
 
+def work_folder() -> Path:
+    """`MASKOCR_WORK`: unfinished and finished work, outside every output. Default: `work/stages` here."""
+    return Path(os.environ.get("MASKOCR_WORK", "work/stages")).absolute()
+
+
+def in_store(folder: Path) -> str:
+    """Where MASKOCR_STORE keeps what must outlive the machine of a folder of unfinished work; empty without a store.
+
+    The same text on every machine: below MASKOCR_WORK a folder is named by its stage and its key.
+    """
+    store = os.environ.get("MASKOCR_STORE")
+    return f"{store.rstrip('/')}/unfinished/{folder.relative_to(work_folder())}".removesuffix("/.") if store else ""
+
+
 def demand_room(destination: Path) -> None:
     """Raises ValueError if publishing at `destination` would replace something that is no artifact."""
     if destination.is_file() or (
@@ -177,9 +191,14 @@ def publish(source: Path, destination: Path) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON under a temporary name, then rename."""
+    write_bytes(path, (json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    aside.write_bytes(content)
     aside.rename(path)
 
 

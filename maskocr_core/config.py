@@ -20,6 +20,8 @@ Positive = Annotated[int, Strict(), Field(ge=1)]  # strict: `true` is no number 
 Column = Literal["image", "page_id", "document_id", "text", "source", "split", "order", "license", "retain_until"]
 Start = Literal["scratch", "transfer", "pretrained", "both"]
 Direction = Literal["ltr", "rtl"]
+Ink = Literal["raw", "levelled"]
+Decoding = Literal["ctc", "autoregressive"]
 
 
 class Section(BaseModel):
@@ -35,6 +37,8 @@ class Data(Section):
     """Width in px after scaling at which a line is cut (the authors' code: 2,048)."""
     direction: Direction = "ltr"
     """Where a line begins: `ltr` at its left, `rtl` at its right (Hebrew, Arabic): its image is then mirrored to be read."""
+    ink: Ink = "levelled"
+    """How gray becomes ink: `levelled` to the paper and the darkest ink of each line, or `raw`."""
     columns: dict[Column, str] = {"page_id": "page", "document_id": "doc"}
     """Our column name → the name in your Parquet; a column that already has our name needs no entry."""
     split_unit: Literal["document", "page"] = "document"
@@ -95,12 +99,14 @@ class Model(Section):
 class Codebook(Section):
     clusters: Annotated[int, Field(ge=2)] = 4096
     """k of k-means: the number of labels that masked steps are predicted among (paper: 4,096)."""
+    features: Literal["pixels", "gradients", "random", "encoder"] = "pixels"
+    """What describes a step: its pixels, gradient histograms, a random network, or the encoder that `encoder_uri` names."""
     window: Annotated[int, Field(ge=8, le=64, multiple_of=8)] = 16
-    """Width in px of the pixel window, centred on a step, that a label describes."""
+    """Width in px of the window, centred on a step, that pixels and gradients describe."""
     components: Positive = 32
-    """Principal components kept of a window before k-means."""
+    """Principal components kept of a step's features before k-means."""
     sample_lines: Positive = 20000
-    """Lines, about, from which windows are drawn for PCA and k-means: each is drawn by a hash of its id."""
+    """Lines, about, from which steps are drawn for PCA and k-means: each is drawn by a hash of its id."""
     seed: int = 0
     """Seed of the sample, the PCA and k-means."""
 
@@ -114,6 +120,12 @@ class Mask(Section):
     """Steps masked together: 1 draws each step alone as the authors' code does, 2 hides about one letter."""
     visible_weight: Annotated[float, Field(ge=0.0)] = 1.0
     """Weight of the loss on visible steps beside the loss on masked ones (paper, change 2; the value is our choice)."""
+    ratio: Literal["rising", "random"] = "rising"
+    """The probability rises with progress (paper), or each line draws one evenly between `start` and `end` (R²MAE)."""
+    hide: Literal["noise", "token", "skip"] = "skip"
+    """How a step is hidden: noise for pixels (the authors' code), a token after the stem, or left out of the encoder."""
+    predict: Literal["labels", "pixels"] = "labels"
+    """What is predicted of a step: its label (paper), or its normed pixels as masked auto-encoders do."""
 
 
 class Training(Section):
@@ -135,6 +147,21 @@ class Training(Section):
     """Seed of initial weights, order of lines, masks and augmentation."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Ray workers that train data-parallel; 0 trains inside the calling process."""
+    shares: Annotated[int, Strict(), Field(ge=1, le=64)] = 4
+    """Equal parts of a batch whose gradients are made one by one and averaged: a result is the same for any workers that divide it."""
+    probe_labels: Annotated[int, Field(ge=0)] = 0
+    """Labelled lines of which a linear CTC probe of the frozen encoder is made eight times along pre-training; 0: none."""
+
+    @model_validator(mode="after")
+    def _workers_share_a_batch_evenly(self) -> Training:
+        if self.shares & (self.shares - 1):
+            raise ValueError(f"pretrain.shares={self.shares} is no power of two: gradients are added pair by pair")
+        if self.workers and self.shares % self.workers:
+            raise ValueError(
+                f"pretrain.workers={self.workers} does not divide pretrain.shares={self.shares}: "
+                "set pretrain.shares to a power of two that it divides"
+            )
+        return self
 
 
 class Sweep(Section):
@@ -150,8 +177,16 @@ class Sweep(Section):
     """Cap of fine-tuning steps, the same for every start."""
     transfer_steps: Positive = 3000
     """Steps of training on the transfer lines, before fine-tuning, for `transfer` and `both`."""
+    transfer_learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
+    """Peak learning rate of that training: one for both, whatever is tried afterwards."""
     batch: Positive = 16
     """Lines in one step of fine-tuning and of transfer training."""
+    decoder: Decoding = "ctc"
+    """What makes characters of steps: `ctc`, one linear layer, or `autoregressive`, the paper's decoder: slower, on top of any start."""
+    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Factor by which each layer below the head learns slower where a start brings a trained encoder; 1: all alike."""
+    frozen: Probability = 0.0
+    """Share of the steps in which an encoder that a start brings trained is left as it is, while the head learns."""
     validations: Annotated[int, Field(ge=4, multiple_of=4)] = 12
     """How often a run is validated, evenly over its steps; the best checkpoint on validation is kept."""
     jobs: Annotated[int, Field(ge=0)] = 2
@@ -200,11 +235,9 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _window_fits(self) -> Config:
-        features = self.data.height * self.codebook.window
-        if self.codebook.components > features:
-            raise ValueError(
-                f"codebook.components={self.codebook.components} exceeds the {features} pixels of a window"
-            )
+        pixels = self.data.height * self.codebook.window
+        if self.codebook.features == "pixels" and self.codebook.components > pixels:
+            raise ValueError(f"codebook.components={self.codebook.components} exceeds the {pixels} pixels of a window")
         return self
 
     def digest(self, sections: tuple[str, ...]) -> str:

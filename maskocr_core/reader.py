@@ -25,8 +25,8 @@ class Reader:
         for image in encoded:
             mirrored = self.facts["direction"] == "rtl"
             pixels = images.prepare(image, self.facts["height"], self.facts["max_width"], mirrored=mirrored)
-            pixels = np.pad(pixels, ((0, 0), (0, -pixels.shape[1] % STEP)), constant_values=255)
-            ink = 1.0 - torch.from_numpy(pixels).float()[None, None] / 255.0
+            line = images.inked(pixels, self.facts["ink"])
+            ink = torch.from_numpy(np.pad(line, ((0, 0), (0, -line.shape[1] % STEP))))[None, None]
             texts, confidences = self.recognizer.read(ink, torch.ones(1, ink.shape[3] // STEP, dtype=torch.bool))
             results.append((texts[0], confidences[0]))
         return results

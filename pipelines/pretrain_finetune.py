@@ -36,12 +36,19 @@ def _on_cluster(task: dsl.PipelineTask, memory: str) -> dsl.PipelineTask:
 @dsl.pipeline(
     name="pretrain-finetune", description="From unlabelled lines and few labels to a registered text recogniser."
 )
-def pretrain_finetune(data_uri: str, transfer_uri: str = "", recipe: str = "small", overrides: list = []):  # noqa: B006
+def pretrain_finetune(
+    data_uri: str,
+    transfer_uri: str = "",
+    encoder_uri: str = "",
+    recipe: str = "small",
+    overrides: list = [],  # noqa: B006
+):
     """Pre-train on the unlabelled lines that fit, fine-tune from every start, compare, and register the candidate.
 
     Args:
         data_uri: Your lines: a folder, an archive or s3://bucket/prefix with Parquet files, line images with .gt.txt beside them, or pages with PAGE XML or ALTO.
         transfer_uri: Labelled lines of a related domain in the same forms, or a trained recognizer (models:/name@alias); empty for none.
+        encoder_uri: What describes the steps that pre-training predicts, with codebook.features=encoder: a pre-trained encoder or a trained recognizer (folder or models:/name@alias); empty for none.
         recipe: Named configuration: pilot, smoke, small or base.
         overrides: Changes to the recipe, such as ["pretrain.steps=20000", "sweep.budgets=[300, 1000]"].
     """
@@ -53,7 +60,7 @@ def pretrain_finetune(data_uri: str, transfer_uri: str = "", recipe: str = "smal
     validation = validated.outputs["validation_out"]
     fitted = _on_cluster(fit(**knobs, **lines, validation=validation), memory="4Gi")
     selection = fitted.outputs["selection_out"]
-    quantized = _on_cluster(quantize(**knobs, **lines, selection=selection), memory="8Gi")
+    quantized = _on_cluster(quantize(**knobs, **lines, selection=selection, encoder_uri=encoder_uri), memory="8Gi")
     pretrained = _on_cluster(
         pretrain(**knobs, **lines, selection=selection, codebook=quantized.outputs["codebook_out"]), memory="16Gi"
     )

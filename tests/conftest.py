@@ -121,10 +121,11 @@ def run_stage(name: str, configuration: config.Config, raw: Path, root: Path, **
     """Run a stage whose inputs lie under their own names in `root`, and put its outputs there."""
     import inspect
 
+    given = {"data_uri": raw / "target", "transfer_uri": raw / "transfer", "encoder_uri": ""}
     arguments = {}
     for parameter in list(inspect.signature(stages.get(name)).parameters)[1:]:
         if parameter.endswith("_uri"):
-            arguments[parameter] = str(raw / {"data_uri": "target", "transfer_uri": "transfer"}[parameter])
+            arguments[parameter] = str(given[parameter])
         else:
             arguments[parameter] = root / parameter.removesuffix("_out")
     return stages.get(name)(configuration, **(arguments | changes))

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from conftest import REPOSITORY
 
@@ -22,19 +23,21 @@ QUIET = {
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 _HOLD = """
 import sys, ray
-ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
-         object_store_memory=100 << 20, _temp_dir=sys.argv[1])
-print(ray.get_runtime_context().gcs_address, flush=True)
+jobs = int(sys.argv[2])
+node = ray.init(address="local", num_cpus=2, include_dashboard=bool(jobs), dashboard_host="127.0.0.1", dashboard_port=jobs or None,
+                log_to_driver=False, logging_level="ERROR", object_store_memory=100 << 20, _temp_dir=sys.argv[1])
+print(f"http://{node.dashboard_url}" if jobs else ray.get_runtime_context().gcs_address, flush=True)
 sys.stdin.read()
 """
 
 
 @contextmanager
-def one_node() -> Iterator[str]:
-    """The address of a cluster of one node with two cores that another process holds."""
+def one_node(jobs: int = 0) -> Iterator[str]:
+    """The address of a cluster of one node with two cores that another process holds; jobs: a free port for their server."""
     folder = tempfile.mkdtemp(prefix="r-", dir="/tmp")  # socket paths may not exceed 107 bytes
-    environment = os.environ | QUIET | {"PYTHONPATH": PYTHONPATH}
-    command = [sys.executable, "-c", _HOLD, folder]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # where a job finds `maskocr`
+    environment = os.environ | QUIET | {"PYTHONPATH": PYTHONPATH, "PATH": path}
+    command = [sys.executable, "-c", _HOLD, folder, str(jobs)]
     holder = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         yield holder.stdout.readline().strip()

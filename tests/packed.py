@@ -14,7 +14,7 @@ from maskocr_core import artifacts
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Config, Data
 from maskocr_core.data import batches, lines
-from maskocr_core.model import codebook
+from maskocr_core.model import codebook, step_features
 from maskocr_core.training import checkpoint
 
 Line = tuple[str | None, np.ndarray]  # text and uint8 (H, W) image
@@ -84,17 +84,17 @@ def quantized(folder: Path, packed: tuple[Path, Path], config: Config) -> Path:
     """A codebook artifact of the unlabelled lines."""
     settings = config.codebook
     pixels = [
-        codebook.windows(batch.ink, settings.window)[batch.valid]
+        step_features.windows(batch.ink, settings.window)[batch.valid]
         for _, batch in source(packed, "unlabeled", config.data).in_order(32)
     ]
     book = codebook.fit(
         torch.cat(pixels).numpy(),
         height=config.data.height,
-        window=settings.window,
+        features=step_features.Pixels(settings.window),
         components=settings.components,
         clusters=settings.clusters,
         seed=settings.seed,
     )
-    checkpoint.save_codebook(book, folder, config.data.direction)
+    checkpoint.save_codebook(book, config.data, folder)
     artifacts.finish(folder, kind="codebook", config={}, metrics={})
     return folder

@@ -8,7 +8,7 @@ import torch
 
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import STEP, Data
-from maskocr_core.data import batches, lines
+from maskocr_core.data import batches, images, lines
 
 DATA = Data(height=32)
 LINES, BATCH = 96, 8  # 24 shards of 4 lines: more than one window of row groups
@@ -171,7 +171,7 @@ def test_pixels_become_ink_and_what_is_beyond_a_line_is_white_and_not_valid(sour
     for row in range(3):
         pixels = source.pixels(row)
         assert batch.valid[row].sum() == -(-pixels.shape[1] // STEP)
-        assert np.allclose(batch.ink[row, 0, :, : pixels.shape[1]], 1 - pixels / 255, atol=1e-6)
+        assert np.allclose(batch.ink[row, 0, :, : pixels.shape[1]], images.inked(pixels, DATA.ink), atol=1e-6)
         assert not batch.ink[row, 0, :, pixels.shape[1] :].any()
 
 

@@ -1,4 +1,4 @@
-"""The benchmark of the data half: that it compares equal work, and that its result has the form of all results."""
+"""The benchmarks of speed: that they compare equal work, and that their results have the form of all results."""
 
 import io
 import json
@@ -9,7 +9,19 @@ import pytest
 import rendered
 from PIL import Image
 
-from benchmarks import data, data_contenders, data_corpus, data_figures, data_worker, results
+from benchmarks import (
+    data,
+    data_contenders,
+    data_corpus,
+    data_figures,
+    data_worker,
+    results,
+    train,
+    train_contenders,
+    train_figures,
+    train_profile,
+)
+from maskocr_core.training import distributed
 
 
 class Inside:
@@ -107,3 +119,53 @@ def test_the_decoders_agree_on_a_plain_line():
     image = rendered.png(rendered.line("Glocke", seed=2))
     ours, theirs = data_contenders.by_us(image, 40), data_contenders.by_pillow(image, 40)
     assert np.array_equal(ours, theirs) and np.array_equal(theirs, data_contenders.by_opencv(image, 40))
+
+
+@pytest.fixture(scope="module")
+def trained(raw, tmp_path_factory):
+    """The result of the benchmark of training, tiny and in this process, with a stand-in for the workers."""
+    home = tmp_path_factory.mktemp("training")
+    words = "--lines 64 --rounds 2 --recipe smoke --profiled smoke --worker-steps 30".split()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(results, "FOLDER", home / "results")
+        patch.setattr(train_profile, "PEAK_SIZE", 64)
+        inline = distributed.data_parallel
+        patch.setattr(train, "data_parallel", lambda *call, workers, **rest: inline(*call, workers=0, **rest))
+        for name in ("MASKOCR_WORK", "MASKOCR_MAP", "CUDA_VISIBLE_DEVICES", *train.ONE_THREAD):
+            patch.setenv(name, "inline")
+        path = train.main([*words, "--data", str(raw / "target"), "--work", str(home)])
+    return json.loads(path.read_text())
+
+
+def test_the_profile_of_a_step_accounts_for_all_of_its_time(trained):
+    figures = trained["figures"]
+    for row in trained["runs"][0]["profile"]["smoke"]:
+        assert sum(part["seconds"] for part in row["parts"].values()) == pytest.approx(row["seconds"])
+        assert all(part["seconds"] > 0 for part in row["parts"].values())
+    assert set(train_figures.PARTS) == {name[12:] for name in figures if name.startswith("share_smoke_")}
+    assert figures["of_peak_smoke_blocks"]["goal"]
+
+
+def test_ours_is_raced_against_peers_of_about_its_size_and_those_not_given_are_named(trained):
+    run = trained["runs"][0]
+    assert set(run["left_out"]) == {"authors", "ketos"}
+    sizes = run["parameters"]
+    assert sizes["obvious"] == sizes["noise"]
+    shown = train_figures.table(trained)
+    for name in {*run["race"][0], *run["left_out"]}:
+        assert train_figures.TITLES[name] in shown
+    assert "A trial" in shown and trained["command"] in shown
+
+
+def test_the_speed_of_workers_is_that_of_their_log_without_its_first_row():
+    rows = [{"step": step, "lines_per_second": speed} for step, speed in ((20, 40.0), (30, 20.0))]
+    assert train.of_log(rows, 8) == {"lines": 160, "seconds": pytest.approx(80 / 40 + 80 / 20)}
+
+
+def test_kraken_is_timed_without_its_start(tmp_path):
+    program = tmp_path / "ketos"
+    program.write_text("#!/bin/sh\nwc -l < train.lst >> said\necho Total params: 3.2 M\n")
+    program.chmod(0o755)
+    ketos = train_contenders.Ketos(program, [b"a line"] * 16, tmp_path / "lines")
+    assert ketos.run(1)["lines"] == 12 and ketos.parameters == 3.2e6
+    assert (tmp_path / "lines" / "said").read_text().split() == ["4", "16"]

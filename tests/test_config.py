@@ -25,6 +25,7 @@ def test_every_recipe_loads_under_its_own_name(recipe):
 def test_an_unknown_recipe_is_answered_with_the_nearest_and_all_known():
     assert "unknown recipe 'pilto', did you mean 'pilot'" in refusal(recipe="pilto")
     assert all(name in refusal(recipe="pilto") for name in RECIPES)
+    assert "did you mean 'paper-19m'" in refusal(recipe="paper-19")
 
 
 def test_an_unknown_section_is_answered_with_the_nearest_and_all_known():
@@ -61,6 +62,11 @@ def test_an_override_of_another_form_is_shown_the_right_one(override):
         ("sweep.starts=scratch", "sweep.starts", "'scratch'"),
         ('sweep.starts=["scratch","blank"]', "sweep.starts", "'blank'"),
         ("sweep.validations=6", "sweep.validations", "6"),
+        ("sweep.decoder=transducer", "sweep.decoder", "'transducer'"),
+        ("sweep.layer_decay=0", "sweep.layer_decay", "0"),
+        ("sweep.layer_decay=1.5", "sweep.layer_decay", "1.5"),
+        ("sweep.frozen=1.1", "sweep.frozen", "1.1"),
+        ("sweep.frozen=-0.1", "sweep.frozen", "-0.1"),
         ("gate.confidence=95", "gate.confidence", "95"),
     ],
 )

@@ -12,10 +12,10 @@ from maskocr_core.artifacts import Artifact
 from maskocr_core.data import batches
 from maskocr_core.model import masking
 from maskocr_core.training import checkpoint, finetuning, pretraining
-from maskocr_core.training.checkpoint import Checkpoints
+from maskocr_core.training.checkpoints import Checkpoints
 from maskocr_core.training.finetuning import Run
 from maskocr_core.training.loop import fit
-from maskocr_core.training.objectives import MaskedLabels
+from maskocr_core.training.objectives import MaskedPrediction
 
 SETTINGS = config.load(
     "smoke",
@@ -55,7 +55,7 @@ def finetuned(lines, folder, *, steps, encoder=None, seed=0):
 def encoder_artifact(folder, seed):
     torch.manual_seed(seed)
     checkpoint.save_encoder(
-        checkpoint.new_encoder(SETTINGS.model, SETTINGS.data.height), SETTINGS.model, SETTINGS.data.height, folder
+        checkpoint.new_encoder(SETTINGS.model, SETTINGS.data.height), SETTINGS.model, SETTINGS.data, folder
     )
     artifacts.finish(folder, kind="encoder", config={}, metrics={})
     return folder
@@ -102,7 +102,7 @@ def test_another_codebook_gives_another_encoder_and_the_same_one_the_same(lines,
 def test_hidden_labels_of_held_out_lines_are_guessed_better_than_by_their_frequency(lines, codebook, tmp_path):
     torch.manual_seed(0)
     encoder = checkpoint.new_encoder(SETTINGS.model, SETTINGS.data.height)
-    objective = MaskedLabels(encoder, checkpoint.load_codebook(Artifact(codebook)), SETTINGS.mask)
+    objective = MaskedPrediction(encoder, checkpoint.load_codebook(Artifact(codebook), SETTINGS.data), SETTINGS.mask)
     source = packed.source(lines, "unlabeled", SETTINGS.data)
     training = SETTINGS.pretrain.model_copy(
         update={"steps": 150, "batch": 32, "learning_rate": 2e-3, "checkpoint_every": 150}
@@ -125,6 +125,6 @@ def test_hidden_labels_of_held_out_lines_are_guessed_better_than_by_their_freque
             batch.valid, masking.probability(0.3, SETTINGS.mask.start, SETTINGS.mask.end), SETTINGS.mask.span
         )
         right += accuracy * mask.sum().item()
-        sizes += torch.bincount(objective.codebook.labels(batch.ink)[mask], minlength=16)
+        sizes += torch.bincount(objective.codebook.labels(batch.ink, batch.valid)[mask], minlength=16)
     accuracy, chance = right / sizes.sum().item(), (sizes.max() / sizes.sum()).item()
     assert accuracy > chance + 0.05

@@ -11,10 +11,12 @@ from maskocr_core import config, stages
 from maskocr_core.artifacts import Artifact
 from maskocr_core.data import lines
 from maskocr_core.model import codebook
+from maskocr_core.model.step_features import Pixels, windows
 from maskocr_core.training import labelling
 
 CONFIG = config.load("smoke", ["codebook.clusters=8", "codebook.sample_lines=1000"])
 ALL = labelling.Shares(1.0, 1.0)
+PIXELS = Pixels(CONFIG.codebook.window)
 
 
 @pytest.fixture(scope="module")
@@ -30,17 +32,17 @@ def sampled(packs, folder, share, configuration=CONFIG) -> tuple[np.ndarray, int
     for shard in lines.shards(packs[0], "unlabeled"):
         parts.append(folder / shard.replace("/", "-"))
         parts[-1].mkdir(parents=True)
-        count += labelling.sample(*packs, shard, configuration, share, parts[-1])["lines"]
-    return labelling.stacked(parts, configuration.data.height * configuration.codebook.window), count
+        count += labelling.sample(*packs, shard, configuration, share, PIXELS, parts[-1])["lines"]
+    return labelling.stacked(parts), count
 
 
 def test_the_windows_of_a_whole_sample_are_those_of_the_lines_to_the_bit(packs, tmp_path):
-    windows, count = sampled(packs, tmp_path, ALL)
+    found, count = sampled(packs, tmp_path, ALL)
     source = packed.source((packs[0].folder, packs[1].folder), "unlabeled", CONFIG.data)
-    expected = [codebook.windows(batch.ink, CONFIG.codebook.window)[batch.valid] for _, batch in source.in_order(7)]
+    expected = [windows(batch.ink, CONFIG.codebook.window)[batch.valid] for _, batch in source.in_order(7)]
     expected = torch.cat(expected).numpy()
-    assert count == 48 and windows.shape == expected.shape and windows.dtype == np.float32
-    assert sorted(map(bytes, windows)) == sorted(map(bytes, expected))
+    assert count == 48 and found.shape == expected.shape and found.dtype == np.float32
+    assert sorted(map(bytes, found)) == sorted(map(bytes, expected))
 
 
 def test_a_smaller_sample_is_part_of_a_larger_one_and_another_seed_draws_another(packs, tmp_path):
@@ -57,30 +59,35 @@ def test_a_smaller_sample_is_part_of_a_larger_one_and_another_seed_draws_another
 def test_the_shares_give_about_the_lines_asked_for_and_no_more_bytes_than_allowed(packs, tmp_path):
     asked = CONFIG.model_copy(update={"codebook": CONFIG.codebook.model_copy(update={"sample_lines": 24})})
     shards = lines.shards(packs[0], "unlabeled")
-    share = labelling.shares(*packs, shards, asked, 1 << 30)
+    share = labelling.shares(*packs, shards, asked, PIXELS, 1 << 30)
     assert share == labelling.Shares(0.5, 1.0)
     whole, count = sampled(packs, tmp_path / "whole", share)
     assert 12 < count < 36
-    half = labelling.shares(*packs, shards, asked, whole.nbytes // 2)
+    half = labelling.shares(*packs, shards, asked, PIXELS, whole.nbytes // 2)
     assert sampled(packs, tmp_path / "half", half)[0].nbytes == pytest.approx(whole.nbytes / 2, rel=0.3)
-    assert labelling.shares(*packs, shards, CONFIG, 1 << 30) == ALL
+    assert labelling.shares(*packs, shards, CONFIG, PIXELS, 1 << 30) == ALL
 
 
 def test_the_counts_of_all_shards_are_those_of_the_labels(packs, tmp_path):
-    windows, _ = sampled(packs, tmp_path / "windows", ALL)
+    steps, _ = sampled(packs, tmp_path / "steps", ALL)
     settings = CONFIG.codebook
     book = codebook.fit(
-        windows, height=CONFIG.data.height, window=settings.window, components=settings.components, clusters=8, seed=0
+        steps, height=CONFIG.data.height, features=PIXELS, components=settings.components, clusters=8, seed=0
     )
-    sizes = np.zeros(8, np.int64)
+    sizes, ink = np.zeros(8, np.int64), np.zeros((8, CONFIG.data.height, settings.window))
     for number, shard in enumerate(lines.shards(packs[0], "unlabeled")):
         part = tmp_path / str(number)
         part.mkdir()
         labelling.count(*packs, shard, CONFIG, ALL, book, part)
         sizes += np.load(part / "sizes.npy")
+        ink += np.load(part / "ink.npy")
     source = packed.source((packs[0].folder, packs[1].folder), "unlabeled", CONFIG.data)
-    labels = np.concatenate([book.labels(batch.ink)[batch.valid].numpy() for _, batch in source.in_order(5)])
+    labels = np.concatenate(
+        [book.labels(batch.ink, batch.valid)[batch.valid].numpy() for _, batch in source.in_order(5)]
+    )
     assert sizes.tolist() == np.bincount(labels, minlength=8).tolist()
+    around = [windows(batch.ink, settings.window)[batch.valid].numpy() for _, batch in source.in_order(5)]
+    assert ink[3].ravel() == pytest.approx(np.concatenate(around)[labels == 3].sum(0), rel=1e-4)
 
 
 def test_relative_paths_are_found_from_another_folder_too(packs, tmp_path, monkeypatch):

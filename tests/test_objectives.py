@@ -1,23 +1,14 @@
-from itertools import product
-
 import numpy as np
-import packed
 import pytest
 import torch
-from torch import nn
 
-from maskocr_core import config
-from maskocr_core.config import STEP, Mask, Training
+from maskocr_core.config import STEP, Mask
 from maskocr_core.data.batches import Batch
-from maskocr_core.judging import metrics
 from maskocr_core.model import masking
 from maskocr_core.model.codebook import Codebook
-from maskocr_core.model.encoder import Encoder
-from maskocr_core.model.recognizer import Recognizer
-from maskocr_core.model.vocabulary import Vocabulary
-from maskocr_core.training.checkpoint import Checkpoints
-from maskocr_core.training.loop import fit
-from maskocr_core.training.objectives import MaskedLabels, Recognition
+from maskocr_core.model.encoder import Encoder, positions
+from maskocr_core.model.step_features import Pixels
+from maskocr_core.training.objectives import MaskedPrediction
 
 HEIGHT, CLUSTERS = 32, 10
 
@@ -35,28 +26,60 @@ def batch():
     )
 
 
-def masked_labels(start=0.4, end=0.4, span=2, visible_weight=0.5):
+def masked_labels(start=0.4, end=0.4, visible_weight=0.5, **settings):
     torch.manual_seed(0)
     pixels, features = HEIGHT * 16, 6
     codebook = Codebook(
-        HEIGHT, 16, torch.full((pixels,), 0.4), torch.randn(features, pixels), torch.randn(CLUSTERS, features) * 4
+        HEIGHT,
+        Pixels(16),
+        torch.full((pixels,), 0.4),
+        torch.randn(features, pixels),
+        torch.randn(CLUSTERS, features) * 4,
     )
-    mask = Mask(start=start, end=end, span=span, visible_weight=visible_weight)
-    return MaskedLabels(Encoder(HEIGHT, 32, 2, 2, "convolutional", 0.0), codebook, mask).eval()
+    mask = Mask(**{"start": start, "end": end, "span": 2, "visible_weight": visible_weight, "hide": "noise"} | settings)
+    return MaskedPrediction(Encoder(HEIGHT, 32, 2, 2, "convolutional", 0.0), codebook, mask).eval()
 
 
-def test_the_loss_on_masked_and_visible_labels_is_that_of_a_slow_reference(batch):
-    objective = masked_labels(start=0.2, end=0.6)
+every_way = pytest.mark.parametrize("hide", ["noise", "token", "skip"])
+
+
+def alone(objective, batch, mask, row):
+    """What the masked model says of each step (L, K) of one line, with nothing but that line and no padding."""
+    model, encoder = objective.model, objective.model.encoder
+    steps = int(batch.valid[row].sum())
+    ink, hidden = batch.ink[row : row + 1, :, :, : steps * STEP], mask[row : row + 1, :steps]
+    every = torch.ones(1, steps, dtype=torch.bool)
+    if objective.mask.hide == "noise":
+        return model.head(encoder(masking.hide(ink, hidden), every))[0]
+    stem = encoder.stem(masking.blank(ink, hidden))
+    if objective.mask.hide == "token":
+        stem[hidden] = model.token
+        return model.head(encoder.contextual(encoder.placed(stem), every))[0]
+    said = torch.empty(steps, CLUSTERS)
+    placed, place = encoder.placed(stem), positions(stem, False)
+    seen = ~hidden[0]
+    known = encoder.contextual(placed[:, seen], every[:, seen])
+    said[seen] = model.visible_head(known)[0]
+    for step in hidden[0].nonzero().flatten():
+        asked = model.asking(place[:, step : step + 1], known + place[:, seen], every[:, seen])
+        said[step] = model.head(asked)[0, 0]
+    return said
+
+
+@every_way
+@torch.no_grad()
+def test_the_loss_on_masked_and_visible_labels_is_that_of_a_slow_reference(batch, hide):
+    objective = masked_labels(start=0.2, end=0.6, hide=hide)
     torch.manual_seed(7)
     loss, figures = objective(batch, 0.5)
     torch.manual_seed(7)
     mask = masking.sample(batch.valid, 0.4, 2)
-    labels = objective.codebook.labels(batch.ink)
-    logits = objective.head(objective.encoder(masking.hide(batch.ink, mask), batch.valid)).detach().double().numpy()
+    labels = objective.codebook.labels(batch.ink, batch.valid)
+    logits = [alone(objective, batch, mask, row).double().numpy() for row in range(3)]
 
     losses, right = {True: [], False: []}, []
     for row, step in zip(*np.nonzero(batch.valid.numpy())):
-        scores, label, hidden = logits[row, step], int(labels[row, step]), bool(mask[row, step])
+        scores, label, hidden = logits[row][step], int(labels[row, step]), bool(mask[row, step])
         losses[hidden].append(-np.log(np.exp(scores[label]) / np.exp(scores).sum()))
         if hidden:
             right.append(scores.argmax() == label)
@@ -67,9 +90,50 @@ def test_the_loss_on_masked_and_visible_labels_is_that_of_a_slow_reference(batch
     assert loss.item() == pytest.approx(np.mean(losses[True]) + 0.5 * np.mean(losses[False]), rel=1e-5)
 
 
+@every_way
+def test_the_loss_on_pixels_is_the_square_error_of_each_steps_normed_pixels(batch, hide):
+    objective = masked_labels(predict="pixels", hide=hide, visible_weight=2.0)
+    torch.manual_seed(7)
+    loss, figures = objective(batch, 0.5)
+    torch.manual_seed(7)
+    mask = masking.sample(batch.valid, 0.4, 2)
+    hidden, visible = objective.model(batch.ink, batch.valid, mask)
+    patches = batch.ink[:, 0].unflatten(2, (-1, STEP)).permute(0, 2, 1, 3).flatten(2).double().numpy()
+
+    def error(said, where):
+        target = patches[where.numpy()]
+        target = (target - target.mean(1, keepdims=True)) / target.std(1, ddof=1, keepdims=True)
+        return np.square(said.detach().double().numpy() - target).mean()
+
+    assert figures["masked_loss"].item() == pytest.approx(error(hidden, mask), rel=1e-3)
+    assert figures["visible_loss"].item() == pytest.approx(error(visible, batch.valid & ~mask), rel=1e-3)
+    assert loss.item() == pytest.approx((figures["masked_loss"] + 2 * figures["visible_loss"]).item())
+
+
+@every_way
+@torch.no_grad()
+def test_what_hidden_steps_show_is_unknown_to_the_model(batch, hide):
+    objective = masked_labels(hide=hide)
+    mask = masking.sample(batch.valid, 0.5, 2)
+    other = torch.where(mask.repeat_interleave(STEP, 1)[:, None, None], torch.rand_like(batch.ink), batch.ink)
+    assert not torch.equal(other, batch.ink)
+    for first, second in zip(objective.model(batch.ink, batch.valid, mask), objective.model(other, batch.valid, mask)):
+        assert torch.equal(first, second)
+
+
+def test_where_each_line_draws_its_own_probability_they_lie_between_the_ends_and_differ():
+    objective = masked_labels(0.2, 0.8, ratio="random")
+    mask, probability = objective.draw(torch.ones(400, 200, dtype=torch.bool), 0.0)
+    shares = mask.float().mean(1)
+    assert probability.item() == pytest.approx(0.5, abs=0.03) == mask.float().mean().item()
+    assert 0.05 < shares.min() < 0.3 and 0.7 < shares.max() < 0.95
+    assert torch.histc(shares, 6, 0.2, 0.8).min() > 40
+
+
+@every_way
 @pytest.mark.parametrize("probability, empty", [(0.0, "masked_loss"), (1.0, "visible_loss")])
-def test_an_empty_set_of_steps_counts_nothing(batch, probability, empty):
-    objective = masked_labels(probability, probability, visible_weight=1.0)
+def test_an_empty_set_of_steps_counts_nothing(batch, probability, empty, hide):
+    objective = masked_labels(probability, probability, visible_weight=1.0, hide=hide)
     loss, figures = objective(batch, 0.5)
     loss.backward()
     assert torch.isfinite(loss) and figures[empty] == 0
@@ -88,72 +152,12 @@ def test_without_a_weight_visible_steps_teach_nothing(batch):
 def test_labels_come_from_the_line_itself_and_not_from_the_noise_that_hides_it(batch):
     objective = masked_labels(1.0, 1.0)
     seen = []
-    objective.codebook = type(
-        "Spy", (), {"labels": lambda self, ink: seen.append(ink) or torch.zeros(ink.shape[0], 20, dtype=torch.int64)}
-    )()
+
+    class Spy:
+        def labels(self, ink, valid):
+            seen.append(ink)
+            return torch.zeros(ink.shape[0], 20, dtype=torch.int64)
+
+    objective._codebook = [Spy()]
     objective(batch, 0.5)
     assert torch.equal(seen[0], batch.ink)
-
-
-class Fixed(nn.Module):
-    """A recogniser that gives the same log-probabilities (B, L, V) whatever it is shown."""
-
-    def __init__(self, log_probabilities, vocabulary):
-        super().__init__()
-        self.log_probabilities, self.vocabulary = nn.Parameter(log_probabilities), vocabulary
-
-    def targets(self, texts):
-        return [self.vocabulary.encode(text) for text in texts]
-
-    def forward(self, ink, valid):
-        return self.log_probabilities
-
-
-def ctc_case(texts, steps):
-    torch.manual_seed(3)
-    vocabulary = Vocabulary("ab")
-    log_probabilities = torch.randn(len(texts), max(steps), 3).log_softmax(-1)
-    valid = torch.arange(max(steps))[None] < torch.tensor(steps)[:, None]
-    batch = Batch(torch.zeros(len(texts), 1, HEIGHT, max(steps) * STEP), valid, list("xyz")[: len(texts)], texts)
-    return Recognition(Fixed(log_probabilities, vocabulary)), batch
-
-
-def test_the_loss_of_a_text_sums_every_path_that_is_read_as_this_text():
-    texts, steps = ["ab", "a", "bb"], [4, 2, 5]
-    objective, batch = ctc_case(texts, steps)
-    logs, expected = objective.recognizer.log_probabilities.detach().double().numpy(), []
-    for row, (text, length) in enumerate(zip(texts, steps)):
-        paths = [path for path in product(range(3), repeat=length) if Vocabulary("ab").decode(path) == text]
-        probability = sum(np.exp(sum(logs[row, step, label] for step, label in enumerate(path))) for path in paths)
-        expected.append(-np.log(probability) / len(text))
-    loss, figures = objective(batch, 0.5)
-    assert loss.item() == pytest.approx(np.mean(expected), rel=1e-5) == figures["loss"].item()
-
-
-def test_the_loss_of_a_text_is_the_one_that_torch_gives():
-    objective, batch = ctc_case(["ab", "ba"], [6, 4])
-    logs = objective.recognizer.log_probabilities.transpose(0, 1)
-    expected = nn.functional.ctc_loss(logs, torch.tensor([[1, 2], [2, 1]]), torch.tensor([6, 4]), torch.tensor([2, 2]))
-    assert objective(batch, 0.5)[0].item() == pytest.approx(expected.item(), rel=1e-6)
-
-
-def test_a_text_too_long_for_its_line_teaches_nothing_and_ruins_nothing():
-    objective, batch = ctc_case(["ab", "aaaa"], [4, 2])
-    loss, _ = objective(batch, 0.5)
-    loss.backward()
-    assert torch.isfinite(loss) and loss > 0
-    assert not objective.recognizer.log_probabilities.grad[1].any()
-
-
-def test_four_lines_are_learnt_by_heart(tmp_path):
-    settings = config.load("smoke")
-    known = packed.short_lines(4, seed=3, alphabet="abcdeg ", length=(4, 8))
-    lines = packed.source(packed.pack(tmp_path, {"train": known}), "train", settings.data)
-    four = lines.collate(range(4))
-    torch.manual_seed(0)
-    model = Recognizer(Encoder(32, 64, 2, 4, "convolutional", 0.0), Vocabulary.of(lines.texts))
-    training = Training(steps=150, learning_rate=2e-3, checkpoint_every=150)
-    fit(Recognition(model), lambda first: iter(lambda: four, None), training, Checkpoints(tmp_path / "checkpoints"))
-    texts, _ = model.eval().read(four.ink, four.valid)
-    errors = metrics.line_errors(four.texts, texts)
-    assert metrics.cer(errors.edits, errors.characters) < 0.05

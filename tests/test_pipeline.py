@@ -97,7 +97,9 @@ def test_a_run_killed_in_pretraining_resumes_there(raw, tmp_path):
     overrides = ("pretrain.steps=300", "pretrain.checkpoint_every=2")
     process = run(raw, tmp_path, *overrides)
     deadline = time.monotonic() + 240
-    while not list(tmp_path.glob("stages/pretrain/*/scratch/checkpoints/step-*.json")):
+    while (
+        len(list(tmp_path.glob("stages/pretrain/*/scratch/checkpoints/step-*.safetensors"))) < 2
+    ):  # the first one counts then
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)

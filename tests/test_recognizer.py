@@ -5,22 +5,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskocr_core import config
+from maskocr_core.model.ctc import best_path
 from maskocr_core.model.encoder import Encoder
 from maskocr_core.model.recognizer import Recognizer
-from maskocr_core.model.vocabulary import BLANK, Vocabulary
+from maskocr_core.model.vocabulary import SPECIAL, Vocabulary
 
+decoders = pytest.mark.parametrize("decoder", ["ctc", "autoregressive"])
 texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=12)
 
 
-def recognizer(characters="abc 123", seed=0):
-    torch.manual_seed(seed)
-    return Recognizer(Encoder(32, 32, 2, 2, "convolutional", 0.0), Vocabulary(characters)).eval()
+def recognizer(characters="abc 123", decoder="ctc", direction="ltr"):
+    torch.manual_seed(0)
+    encoder = Encoder(32, 32, 2, 2, "convolutional", 0.0)
+    return Recognizer(encoder, Vocabulary(characters), direction, decoder).eval()
 
 
-def test_a_vocabulary_holds_each_character_once_in_order_and_the_blank_first():
+def test_a_vocabulary_holds_each_character_once_in_order_and_the_special_class_first():
     vocabulary = Vocabulary.of(["über", "rüber", "e"])
     assert vocabulary.characters == "berü" and len(vocabulary) == 5
-    assert vocabulary.encode("bü") == [1, 4] and BLANK not in vocabulary.encode("berü")
+    assert vocabulary.encode("bü") == [1, 4] and SPECIAL not in vocabulary.encode("berü")
 
 
 @given(texts, texts)
@@ -34,17 +37,20 @@ def test_a_union_keeps_the_classes_that_were_there(old, new):
 
 
 @given(texts)
-def test_a_text_comes_back_when_its_classes_are_repeated_and_parted_by_blanks(text):
+def test_a_text_comes_back_from_its_classes(text):
     vocabulary = Vocabulary.of([text])
-    path = [label for encoded in vocabulary.encode(text) for label in (encoded, encoded, BLANK)]
-    assert vocabulary.decode(path) == text
+    assert vocabulary.decode(vocabulary.encode(text)) == text
 
 
-def test_decoding_merges_repeats_and_drops_blanks():
-    vocabulary = Vocabulary("abl")
-    assert vocabulary.decode([0, 1, 1, 0, 3, 3, 0, 3, 2, 0, 0]) == "allb"
-    assert vocabulary.decode([3, 3, 3]) == "l"
-    assert vocabulary.decode([0, 0]) == "" == vocabulary.decode([])
+@given(st.lists(st.integers(1, 9), max_size=12))
+def test_a_text_comes_back_when_its_classes_are_repeated_and_parted_by_blanks(classes):
+    assert best_path([label for each in classes for label in (each, each, SPECIAL)]) == classes
+
+
+def test_the_best_path_merges_repeats_and_drops_blanks():
+    assert best_path([0, 1, 1, 0, 3, 3, 0, 3, 2, 0, 0]) == [1, 3, 3, 2]
+    assert best_path([3, 3, 3]) == [3]
+    assert best_path([0, 0]) == [] == best_path([])
 
 
 def test_a_character_that_is_not_in_the_vocabulary_is_left_out():
@@ -64,17 +70,22 @@ def test_widening_copies_the_rows_that_are_kept_and_counts_the_new_characters():
 def test_widening_by_nothing_new_changes_no_logit():
     old = recognizer("abc")
     wider, new = old.widened(Vocabulary("ca"))
-    ink, valid = torch.rand(1, 1, 32, 64), torch.ones(1, 8, dtype=torch.bool)
+    steps = torch.rand(1, 8, 32)
     assert new == 0
-    assert torch.equal(wider(ink, valid), old(ink, valid))
+    assert torch.equal(wider.head(steps), old.head(steps))
 
 
-def test_a_line_is_read_alike_alone_and_in_a_batch(tmp_path):
+@decoders
+def test_a_line_is_read_alike_alone_and_in_a_batch(tmp_path, decoder):
     settings = config.load("smoke")
     lines = packed.source(
         packed.pack(tmp_path, {"train": packed.short_lines(12, seed=0, length=(2, 20))}), "train", settings.data
     )
-    model = recognizer()
+    model = recognizer(decoder=decoder)
+    if decoder == "autoregressive":
+        model.head.out.bias.data[
+            SPECIAL
+        ] = -100.0  # fresh from the generator it would end each text after two characters
     batch = lines.collate(range(len(lines)))
     together, confidences = model.read(batch.ink, batch.valid)
     assert len(set(together)) > 6
@@ -87,8 +98,17 @@ def test_a_line_is_read_alike_alone_and_in_a_batch(tmp_path):
 @torch.no_grad()
 def test_padding_adds_no_text():
     model = recognizer()
-    model.head.bias[BLANK] = -100.0  # every step that is read gives a character
+    model.head.bias[SPECIAL] = -100.0  # every step that is read gives a character
     ink, valid = torch.zeros(1, 1, 32, 512), torch.zeros(1, 64, dtype=torch.bool)
     valid[0, 0] = True
     texts, _ = model.read(ink, valid)
     assert len(texts[0]) == 1
+
+
+@decoders
+@torch.no_grad()
+def test_what_is_read_in_the_order_of_the_image_comes_out_as_logical_text(decoder):
+    model, text = recognizer(" 12cאב", decoder, "rtl"), "אב 12"
+    assert model.vocabulary.decode(model.targets([text])[0]) == "אב 21"
+    model.head.read = lambda steps, valid: (model.targets([text]), [0.5])
+    assert model.read(torch.rand(1, 1, 32, 64), torch.ones(1, 8, dtype=torch.bool)) == ([text], [0.5])

@@ -28,7 +28,7 @@ MAY_IMPORT = {
 VENDORS = {
     "mlflow": {"maskocr_core/services/tracking.py"},
     "great_expectations": {"maskocr_core/services/expectations.py"},
-    "ray": {"maskocr_core/services/cluster.py"},
+    "ray": {f"maskocr_core/services/{name}.py" for name in ("cluster", "workers", "jobs")},
     "boto3": {"maskocr_core/services/storage.py"},
     "botocore": {"maskocr_core/services/storage.py"},
 }

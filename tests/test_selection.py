@@ -227,7 +227,7 @@ def test_the_champions_encoder_describes_the_lines_where_there_is_one(kinds, tmp
 
     smoke = config.load("smoke")
     recognizer = Recognizer(checkpoint.new_encoder(smoke.model, smoke.data.height), Vocabulary("abc"))
-    checkpoint.save_recognizer(recognizer, smoke.model, smoke.data.height, smoke.data.max_width, tmp_path / "champion")
+    checkpoint.save_recognizer(recognizer, smoke.model, smoke.data, tmp_path / "champion")
     monkeypatch.setattr(tracking, "version_of", lambda registry, alias: "7" if alias == "champion" else None)
     monkeypatch.setattr(tracking, "recognizer_folder", lambda uri: tmp_path / "champion")
     monkeypatch.setattr(sampling, "TURNED_TARGET_SHARE", 0.0)

@@ -38,7 +38,7 @@ def tiny(tmp_path_factory):
         n: int,
         name: str = "a",
         limit: float = 3.0,
-        words: list = ["x"],
+        words: list = ["x"],  # noqa: B006
         options: dict = {"k": 1},  # noqa: B006
         strict: bool = True,
     ):

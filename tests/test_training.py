@@ -16,9 +16,9 @@ from maskocr_core import artifacts, config
 from maskocr_core.config import Training
 from maskocr_core.data import batches
 from maskocr_core.data.batches import Batch
-from maskocr_core.model import codebook
+from maskocr_core.model import codebook, step_features
 from maskocr_core.training import checkpoint, finetuning, loop, pretraining
-from maskocr_core.training.checkpoint import Checkpoints
+from maskocr_core.training.checkpoints import Checkpoints
 from maskocr_core.training.finetuning import Run
 from maskocr_core.training.log import TrainingLog
 
@@ -27,7 +27,7 @@ GOLDEN = Path(__file__).parent / "golden_losses.json"
 SETTINGS = config.load(
     "smoke", ["pretrain.steps=24", "pretrain.checkpoint_every=7", "sweep.steps=24", "model.dropout=0.1"]
 )
-TIMES = ("lines_per_second", "cpu_seconds")
+TIMES = ("lines_per_second", "data_wait", "cpu_seconds")
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,16 @@ def ground(folder):
     )
     random = torch.Generator().manual_seed(0)
     some = packed.source(packs, "unlabeled", SETTINGS.data).collate(range(8))
-    pixels = codebook.windows(some.ink, 16)[some.valid]
+    pixels = step_features.windows(some.ink, 16)[some.valid]
     components = torch.linalg.qr(torch.randn(pixels.shape[1], 8, generator=random)).Q.T.contiguous()
     centroids = (pixels[torch.randperm(len(pixels), generator=random)[:16]] - pixels.mean(0)) @ components.T
-    checkpoint.save_codebook(codebook.Codebook(32, 16, pixels.mean(0), components, centroids), folder / "codebook")
+    checkpoint.save_codebook(
+        codebook.Codebook(
+            32, step_features.Pixels(16), pixels.mean(0), components, centroids, torch.rand(len(centroids), 32, 16)
+        ),
+        SETTINGS.data,
+        folder / "codebook",
+    )
     artifacts.finish(folder / "codebook", kind="codebook", config={}, metrics={})
     return Ground(*packs, folder / "codebook")
 
@@ -122,7 +128,8 @@ def log(folder):
 
 
 def last_weights(folder):
-    return checkpoint.load_tensors(max((folder / "checkpoints").glob("*.safetensors")))
+    tensors = checkpoint.load_tensors(max((folder / "checkpoints").glob("*.safetensors")))
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith("file.")}  # times are in a log
 
 
 def assert_equal_to_the_bit(folder, expected):
@@ -157,10 +164,10 @@ def test_a_damaged_checkpoint_is_left_aside_and_the_one_before_is_used(
     content[len(content) // 2] ^= 255
     newest.write_bytes(content)
     capsys.readouterr()
-    stop_at(int(before.stem.removeprefix("step-")))  # where it should go on from: it stops again without a step
+    stop_at(int(before.stem.split("-")[1]))  # where it should go on from: it stops again without a step
     with pytest.raises(Stop):
         train(here, tmp_path)
-    assert f"checkpoint {newest.stem} is damaged and left aside" in capsys.readouterr().out
+    assert f"checkpoint {newest.name} is damaged and left aside" in capsys.readouterr().out
     stop_at(None)
     train(here, tmp_path)
     assert_equal_to_the_bit(tmp_path, uninterrupted[train])
@@ -171,9 +178,9 @@ def test_what_a_kill_left_half_written_is_ignored(here, uninterrupted, stop_at, 
     with pytest.raises(Stop):
         pretrain(here, tmp_path)
     kept = tmp_path / "checkpoints"
-    (kept / ".step-00000021.safetensors.4242").write_bytes(b"half a checkp")
-    (kept / ".step-00000021.json.4242").write_text('{"step": 21')
-    (kept / "step-00000021.safetensors").write_bytes(b"whole, but nothing says so yet")
+    (kept / ".step-00000021-1.safetensors.4242").write_bytes(b"half a checkp")
+    (kept / ".index.json.4242").write_text('{"step": 21')
+    (kept / "step-00000021-1.safetensors").write_bytes(b"whole, but nothing says so yet")
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"step": 15, "masked_lo')
     (tmp_path / "log.jsonl").write_text((tmp_path / "log.jsonl").read_text() + "\n")
@@ -207,13 +214,16 @@ class Breaks(torch.nn.Module):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_names_step_lines_and_the_last_good_checkpoint(tmp_path, value):
     batch = Batch(torch.zeros(2, 1, 32, 8), torch.ones(2, 1, dtype=torch.bool), ["line-one", "line-two"], ["", ""])
-    training = Training(steps=20, checkpoint_every=5)
+    training = Training(steps=20, checkpoint_every=5, shares=1)
     with pytest.raises(ValueError) as refusal:
         loop.fit(Breaks(13, value), lambda first: iter(lambda: batch, None), training, Checkpoints(tmp_path / "kept"))
     said = str(refusal.value)
     assert said.startswith(f"the loss is {value}") and "at step 13 (lines line-one, line-two" in said
-    assert f"the last good checkpoint is in {tmp_path / 'kept'}: lower the learning rate" in said
-    assert sorted(path.stem for path in (tmp_path / "kept").glob("*.json")) == ["step-00000005", "step-00000010"]
+    assert (
+        f"the last good checkpoint is {tmp_path / 'kept'}/step-00000010-1.safetensors: lower the learning rate" in said
+    )
+    names = ["step-00000005-1.safetensors", "step-00000010-1.safetensors"]
+    assert [entry["name"] for entry in json.loads((tmp_path / "kept/index.json").read_text())["checkpoints"]] == names
 
 
 def test_the_learning_rate_rises_in_the_warm_up_and_falls_to_nothing():

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
-import cv2
 import numpy as np
 import pyarrow as pa
 import torch
@@ -25,12 +24,11 @@ from maskocr_core.data import images, lines
 WINDOW_GROUPS = 16
 PAD_TO = 64  # px: few distinct widths, or the memory of convolutions grows with every new one
 CACHE_BYTES = 1 << 30
-INK = 1 - np.arange(256, dtype=np.float32) / 255  # of a gray level
 
 
 @dataclass(frozen=True)
 class Batch:
-    """ink (B, 1, H, W) float32 in [0, 1], 0 = white and padding; valid (B, L) bool, L = W / 8."""
+    """ink (B, 1, H, W) float32 in [0, 1], 0 = paper and padding; valid (B, L) bool, L = W / 8."""
 
     ink: Tensor
     valid: Tensor
@@ -103,7 +101,7 @@ class Lines:
         steps = np.zeros(len(pixels), np.int64)
         for number, image in enumerate(pixels):
             end = image.shape[1]
-            cv2.LUT(image, INK, ink[number, 0, :, :end])
+            images.inked(image, self.data.ink, ink[number, 0, :, :end])
             ink[number, 0, :, end:] = 0
             steps[number] = -(-end // STEP)
         valid = torch.arange(width // STEP)[None] < torch.from_numpy(steps)[:, None]

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from maskocr_core.config import STEP
+from maskocr_core.config import STEP, Ink
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")
 MAX_BYTES = 8 << 20
@@ -62,6 +62,29 @@ def prepare(image: bytes, height: int, max_width: int, *, mirrored: bool = False
     return pixels[:, :max_width]
 
 
+RAW = 1 - np.arange(256, dtype=np.float32) / 255  # ink of a gray level
+LEAST_CONTRAST = 32  # gray levels between paper and ink: a line of less is not stretched further, or its noise would be
+
+
+def inked(pixels: np.ndarray, ink: Ink, out: np.ndarray | None = None) -> np.ndarray:
+    """Ink (H, W) float32 in [0, 1] of gray values (H, W) uint8, 0 = paper.
+
+    `raw`: 1 - gray / 255. `levelled`: the line's own paper, its median gray with its unevenness, becomes 0, and its darkest hundredth
+    1, so that yellowed paper, shadow and faint ink are no part of what a step looks like.
+    """
+    return cv2.LUT(pixels, RAW if ink == "raw" else _levels(pixels), out)
+
+
+def _levels(pixels: np.ndarray) -> np.ndarray:
+    """Ink (256,) float32 of each gray level of a line."""
+    counts = cv2.calcHist([pixels], [0], None, [256], [0, 256]).ravel().cumsum()
+    dark, paper, bright = (int(level) for level in np.searchsorted(counts, np.array([0.01, 0.5, 0.84]) * pixels.size))
+    # Paper is as uneven towards the dark as it is towards the light, where no ink is: what lies within is nothing.
+    nothing = paper - (bright - paper)
+    spread = max(LEAST_CONTRAST, nothing - dark)
+    return np.clip((nothing - np.arange(256, dtype=np.float32)) / spread, 0, 1).astype(np.float32)
+
+
 def prepared_width(height_px: int, width_px: int, height: int, max_width: int) -> int:
     """The width that `prepare` gives, known without decoding."""
     return min(max(STEP, round(width_px * height / height_px)), max_width)
@@ -71,7 +94,7 @@ def augment(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """A line as another scan, slant or pen might have given it; (H, W) uint8 to (H, W') uint8, |W' − W| ≤ 8 %.
 
     Geometry: horizontal scale ±8 %, vertical shift ±1.5 px, slant ±0.12; ink: erosion or dilation in one line of five,
-    contrast and noise. The ranges are our choice, the paper does not give them.
+    contrast, and noise in one line of two (binarised paper has none). The ranges are our choice, the paper does not give them.
     """
     height, width = pixels.shape
     scale, slant, shift = random.uniform(0.92, 1.08), random.uniform(-0.12, 0.12), random.uniform(-1.5, 1.5)
@@ -82,7 +105,7 @@ def augment(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
     if random.random() < 0.2:
         kernel = np.ones((2, 2), np.uint8)
         pixels = cv2.erode(pixels, kernel) if random.random() < 0.5 else cv2.dilate(pixels, kernel)
-    noise = random.standard_normal((height, target), np.float32) * random.uniform(0, 8)
+    noise = random.standard_normal((height, target), np.float32) * max(0.0, random.uniform(-8, 8))
     contrast, brightness = random.uniform(0.8, 1.1), random.uniform(-12, 12)
     return np.clip((pixels.astype(np.float32) - 128) * contrast + 128 + brightness + noise, 0, 255).astype(np.uint8)
 

@@ -162,6 +162,10 @@ def _unfinished(found: Places, told: Transcript) -> None:
         told.did("unfinished", f"unfinished work removed: {folder}")
         if told.act:
             shutil.rmtree(folder)
+    if uri := places.unfinished_in_store():
+        told.did("unfinished", f"unfinished work removed: {uri}")
+        if told.act:
+            storage.erase_below(uri)
 
 
 def _artifacts(doomed: Doomed, found: Places, told: Transcript) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from maskocr_core.artifacts import Artifact
+from maskocr_core.artifacts import Artifact, in_store, work_folder
 from maskocr_core.erasure import past, redact, repack
 from maskocr_core.erasure.doomed import Doomed, Shard, is_shard
 from maskocr_core.services import storage, tracking
@@ -79,6 +79,12 @@ def stored() -> list[str]:
         if "there is no file here" in str(error):
             return []
         raise
+
+
+def unfinished_in_store() -> str:
+    """Where MASKOCR_STORE holds checkpoints of unfinished work; empty if it holds none, or there is no store."""
+    uri = in_store(work_folder())
+    return uri if uri and storage.holds(uri) else ""
 
 
 def demand_store(artifacts: list[Artifact], given: str | None) -> None:

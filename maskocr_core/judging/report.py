@@ -40,6 +40,7 @@ def render(summary: dict[str, Any], out: Path) -> None:
         cpu_minutes: {finetune, pretrain?, transfer?}, curve: [[step, validation CER], ...]}], where `wer` and each of
         the three `cer` (after a quarter, half and all of the steps) are {value, low, high}
       examples?: [{line_id, start_name, reference, read, image_png: base64 or None}]
+      pictures?: [{title, png: base64}] of pre-training
       fit?: [{source, lines, verdict, weight, coverage, kid_ratio, reasons: [str]}];  notes?: [str]
     A number that is None or nan is shown as a dash. Raises jinja2.UndefinedError or KeyError for a missing key.
     """
@@ -53,6 +54,7 @@ def render(summary: dict[str, Any], out: Path) -> None:
             plots=base64.b64encode(_image(figure, "svg")).decode(),
             examples=_by_line(summary.get("examples", ())),
             fit=summary.get("fit", ()),
+            pictures=summary.get("pictures", ()),
             notes=summary.get("notes", ()),
             few_documents=FEW_DOCUMENTS,
             normalisation=NORMALISATION,

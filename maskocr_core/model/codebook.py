@@ -1,31 +1,37 @@
-"""k-means labels of steps: what masked prediction predicts. Label-free: pixel windows, PCA, nearest centroid.
-
-The paper clusters activations of an already trained recogniser; who has none needs targets from the data alone.
-"""
+"""k-means labels of steps: what masked prediction predicts. Features of a step, PCA, nearest centroid."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional
-
-from maskocr_core.config import STEP
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
 class Codebook:
-    """mean (P,), components (F, P) and centroids (K, F), all float32; P = height × window pixels."""
+    """features: what describes a step, P numbers; mean (P,), components (F, P) and centroids (K, F), all float32.
+
+    portraits (K, H, window) float32 in [0, 1]: the mean ink around the steps of each label, for people to look at.
+    """
 
     height: int
-    window: int
+    features: nn.Module
     mean: Tensor
     components: Tensor
     centroids: Tensor
+    portraits: Tensor | None = None
 
-    def labels(self, ink: Tensor) -> Tensor:
+    def applied(self, function: Callable[[Tensor], Tensor]) -> Codebook:
+        """This codebook with `function` applied to each tensor: how it moves to another device."""
+        tensors = {name: getattr(self, name) for name in ("mean", "components", "centroids")}
+        self.features._apply(function)
+        return replace(self, **{name: function(tensor) for name, tensor in tensors.items()})
+
+    @torch.no_grad()
+    def labels(self, ink: Tensor, valid_BL: Tensor) -> Tensor:
         """Nearest centroid (B, L) int64 of every step of un-masked, un-augmented ink (B, 1, H, W).
 
         Raises ValueError if the lines are not as high as those the codebook was made for.
@@ -35,38 +41,35 @@ class Codebook:
                 f"codebook was made for lines {self.height} px high, these are {ink.shape[2]} px: "
                 f"run quantize again, or set data.height={self.height}"
             )
-        features = (windows(ink, self.window) - self.mean) @ self.components.T  # (B, L, F)
+        reduced_BLF = (self.features(ink, valid_BL) - self.mean) @ self.components.T
         # argmin |f − c|² without the term that is the same for all centroids
-        return (features @ self.centroids.T - self.centroids.square().sum(1) / 2).argmax(-1)
+        return (reduced_BLF @ self.centroids.T - self.centroids.square().sum(1) / 2).argmax(-1)
 
 
-def windows(ink: Tensor, window: int) -> Tensor:
-    """The pixels around each step: (B, 1, H, W) to (B, L, H × window), white beyond the line's ends."""
-    side = (window - STEP) // 2
-    padded = functional.pad(ink[:, 0], (side, side))
-    return padded.unfold(2, window, STEP).transpose(1, 2).flatten(2)
+def fit(steps: np.ndarray, *, height: int, features: nn.Module, components: int, clusters: int, seed: int) -> Codebook:
+    """PCA and mini-batch k-means (scikit-learn) of steps (N, P) float32; centroids that go empty are moved.
 
-
-def fit(pixels: np.ndarray, *, height: int, window: int, components: int, clusters: int, seed: int) -> Codebook:
-    """PCA and mini-batch k-means (scikit-learn) of windows (N, height × window) float32.
-
-    Raises ValueError if there are fewer windows than clusters.
+    Raises ValueError if there are fewer steps than clusters, or fewer features than components.
     """
     from sklearn.cluster import MiniBatchKMeans
     from sklearn.decomposition import PCA
 
-    if len(pixels) < clusters:
+    if len(steps) < clusters:
         raise ValueError(
-            f"{len(pixels)} steps cannot make {clusters} clusters: accept more lines, or lower codebook.clusters"
+            f"{len(steps)} steps cannot make {clusters} clusters: accept more lines, or lower codebook.clusters"
         )
-    pca = PCA(components, svd_solver="randomized", random_state=seed).fit(pixels)
-    features = pca.transform(pixels).astype(np.float32)
+    if steps.shape[1] < components:
+        raise ValueError(
+            f"a step has {steps.shape[1]} features, fewer than codebook.components={components}: lower codebook.components"
+        )
+    pca = PCA(components, svd_solver="randomized", random_state=seed).fit(steps)
+    reduced = pca.transform(steps).astype(np.float32)
     kmeans = MiniBatchKMeans(
         clusters, batch_size=16384, n_init=1, max_iter=30, random_state=seed, reassignment_ratio=0.01
-    ).fit(features)
+    ).fit(reduced)
     return Codebook(
         height,
-        window,
+        features,
         *(torch.tensor(array, dtype=torch.float32) for array in (pca.mean_, pca.components_, kmeans.cluster_centers_)),
     )
 

@@ -23,18 +23,28 @@ class Encoder(nn.Module):
 
     def __init__(self, height: int, width: int, depth: int, heads: int, stem: str, dropout: float):
         super().__init__()
+        self.width, self.heads = width, heads
+        self.shape = dict(height=height, width=width, depth=depth, heads=heads, stem=stem, dropout=dropout)
         self.stem = LinearStem(height, width) if stem == "linear" else ConvolutionalStem(height, width)
         self.norm_in = nn.LayerNorm(width)
         self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(depth))
         self.norm_out = nn.LayerNorm(width)
 
     def forward(self, ink: Tensor, valid_BL: Tensor) -> Tensor:
-        x_BLD = self.norm_in(self.stem(ink))
-        x_BLD = x_BLD + positions(x_BLD, self.training)
-        attend = valid_BL[:, None, None, :]
-        for block in self.blocks:
+        return self.contextual(self.placed(self.stem(ink)), valid_BL)
+
+    def placed(self, steps_BLD: Tensor) -> Tensor:
+        """What the stem says of each step, normed, with its position."""
+        x_BLD = self.norm_in(steps_BLD)
+        return x_BLD + positions(x_BLD, self.training)
+
+    def contextual(self, x_BLD: Tensor, valid_BL: Tensor, blocks: int | None = None) -> Tensor:
+        """What the first `blocks` blocks (all, with the final norm, by default) make of placed steps (B, L, D)."""
+        # A line without a valid step may look at its padding, which says nothing: attention to nothing is NaN.
+        attend = (valid_BL | ~valid_BL.any(1, keepdim=True))[:, None, None, :]
+        for block in self.blocks[:blocks]:
             x_BLD = block(x_BLD, attend)
-        return self.norm_out(x_BLD)
+        return self.norm_out(x_BLD) if blocks is None else x_BLD
 
 
 class LinearStem(nn.Module):

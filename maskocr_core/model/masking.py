@@ -16,15 +16,25 @@ def probability(progress: float, start: float, end: float) -> float:
     return start + (end - start) * min(max(progress, 0.0), 1.0)
 
 
-def sample(valid_BL: Tensor, probability: float, span: int) -> Tensor:
+def drawn_probabilities(lines: int, start: float, end: float, device: torch.device | None = None) -> Tensor:
+    """(B, 1) float32: a probability for each line, drawn evenly between `start` and `end` (R²MAE, arXiv 2509.21650)."""
+    return start + (end - start) * torch.rand(lines, 1, device=device)
+
+
+def sample(valid_BL: Tensor, probability: float | Tensor, span: int) -> Tensor:
     """Draw masked steps (B, L) bool among the valid ones, in runs of `span`; padding is never masked.
 
-    A run starts at each step with the probability at which the share of masked steps comes out as `probability`.
+    probability: of all lines, or (B, 1) of each. Runs that begin anywhere are hidden one after another until the share of
+    the line is reached, a fraction of a step by chance: lines of one length have as many steps hidden, so that what is
+    left of them fills a batch without padding. The last run of a line may be cut.
     """
     B, L = valid_BL.shape
+    lengths = valid_BL.sum(1, keepdim=True)
+    hidden = (probability * lengths + torch.rand((B, 1), device=valid_BL.device)).floor()
     # Runs may begin before the line, or its first steps would be hidden less often than the others.
-    starts = torch.rand((B, L + span - 1), device=valid_BL.device) < 1.0 - (1.0 - probability) ** (1.0 / span)
-    return starts.unfold(1, span, 1).any(-1) & valid_BL
+    turns = torch.rand((B, L + span - 1), device=valid_BL.device).unfold(1, span, 1).amin(-1)
+    order = turns.masked_fill(~valid_BL, torch.inf).argsort(dim=1, stable=True).argsort(dim=1)
+    return (order < hidden) & valid_BL
 
 
 def hide(ink: Tensor, mask_BL: Tensor) -> Tensor:
@@ -32,6 +42,11 @@ def hide(ink: Tensor, mask_BL: Tensor) -> Tensor:
     B, _, H, W = ink.shape
     tile = noise_tile(H).to(ink).repeat(1, W // STEP)
     return torch.where(mask_BL.repeat_interleave(STEP, dim=1)[:, None, None, :], tile, ink)
+
+
+def blank(ink: Tensor, mask_BL: Tensor) -> Tensor:
+    """Make the 8 columns of every masked step of (B, 1, H, W) white, so that nothing of them reaches a neighbour."""
+    return ink * (~mask_BL).repeat_interleave(STEP, dim=1)[:, None, None, :]
 
 
 def noise_tile(height: int) -> Tensor:

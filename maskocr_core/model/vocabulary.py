@@ -1,4 +1,4 @@
-"""Characters and their classes. Class 0 is CTC's blank; the order of characters is kept for ever once given."""
+"""Characters and their classes. Class 0 is special; the order of characters is kept for ever once given."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from maskocr_core.config import Direction
 from maskocr_core.model import direction as order
 
-BLANK = 0
+SPECIAL = 0  # no character: the blank of CTC, the beginning and the end of a text for the autoregressive decoder
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Vocabulary:
         return cls("".join(sorted({character for text in read for character in text})))
 
     def __len__(self) -> int:
-        """Number of classes V, blank included."""
+        """Number of classes V, the special one included."""
         return len(self.characters) + 1
 
     def union(self, other: Vocabulary) -> Vocabulary:
@@ -36,10 +36,5 @@ class Vocabulary:
         return [place + 1 for place in (self.characters.find(c) for c in text) if place >= 0]
 
     def decode(self, classes: Iterable[int]) -> str:
-        """CTC's best path to text: repeats merged, blanks dropped (Graves et al. 2006)."""
-        text, previous = [], BLANK
-        for label in classes:
-            if label not in (previous, BLANK):
-                text.append(self.characters[label - 1])
-            previous = label
-        return "".join(text)
+        """The characters of classes 1, 2, …"""
+        return "".join(self.characters[label - 1] for label in classes)

@@ -1,7 +1,7 @@
-"""Ray, the one module that knows it: a cluster at RAY_ADDRESS, or a quiet one on loopback for this process alone.
+"""A Ray cluster at RAY_ADDRESS, or a quiet one on loopback for this process alone, and tasks on it.
 
-Sources: https://docs.ray.io/en/latest/train/api/doc/ray.train.torch.TorchTrainer.html (Train v2 has no restore: what was
-done so far lies in our own checkpoints), https://docs.ray.io/en/latest/ray-core/configure.html
+Source: https://docs.ray.io/en/latest/ray-core/configure.html. Workers that train together are in `workers`, whole stages as
+jobs of a cluster elsewhere in `jobs`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ from typing import Any
 
 from maskocr_core.services import storage
 
+RETRIES = 3
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "disabled",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the pace of the controller: 2 s a report otherwise
+    # Ray believes for half a minute in a node that is gone: how long it then tries to start as many workers as before.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
@@ -38,7 +41,7 @@ def connected(cpus: int) -> Iterator[Any]:
     import ray
 
     if address:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": _environment()})
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": environment()})
         try:
             yield ray
         finally:
@@ -61,7 +64,7 @@ def connected(cpus: int) -> Iterator[Any]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """What workers on other nodes need to know of where things lie; keys to it are their nodes' own, a cluster shows these."""
     places = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION")
     told = {name: value for name, value in os.environ.items() if name.startswith("MASKOCR_") or name in places}
@@ -79,65 +82,24 @@ def check() -> str:
     address = os.environ.get("RAY_ADDRESS")
     if not address:
         return f"{version('ray')}, a cluster on loopback for each stage that needs one"
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.rpartition("://")[2].rstrip("/").rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
     except (OSError, ValueError) as error:
         raise ValueError(
             f"RAY_ADDRESS={address} does not answer ({error}): start the cluster, or unset RAY_ADDRESS to use this machine"
         ) from None
-    return f"{version('ray')}, cluster at {address}"
-
-
-def data_parallel(
-    function: Callable[..., dict[str, float]], arguments: tuple[Any, ...], workers: int
-) -> dict[str, float]:
-    """Run `function(rank, world, *arguments)` on `workers` Ray Train workers joined by gloo; rank 0's return value.
-
-    Raises RuntimeError with the worker's own message if one fails: run the stage again and it goes on from its checkpoint.
-    """
-    with connected(cpus=workers):
-        from ray.train import RunConfig, ScalingConfig
-        from ray.train.backend import Backend
-        from ray.train.torch import TorchConfig, TorchTrainer
-
-        class MeetingOverAFile(TorchConfig):
-            """Leaves the meeting of the workers to themselves."""
-
-            backend_cls = Backend
-
-        # On this machine workers meet over a file: the store that torch opens for a meeting listens on every interface.
-        local = not os.environ.get("RAY_ADDRESS")
-        with tempfile.TemporaryDirectory(prefix="maskocr-train-") as storage:
-
-            def worker() -> dict[str, float]:
-                import torch
-                from ray import train
-
-                torch.set_num_threads(1)
-                rank, world = train.get_context().get_world_rank(), train.get_context().get_world_size()
-                if local:
-                    meeting = f"file://{storage}/meeting"
-                    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)
-                return function(rank, world, *arguments)
-
-            trainer = TorchTrainer(
-                worker,
-                scaling_config=ScalingConfig(num_workers=workers),
-                torch_config=(MeetingOverAFile if local else TorchConfig)(backend="gloo"),
-                run_config=RunConfig(name="attempt", storage_path=storage),
-            )
-            try:
-                return trainer.fit().return_value
-            except Exception as error:
-                raise RuntimeError(f"a training worker failed: {_last_line(error)}") from error
+    return f"{version('ray')}, {'jobs' if address.startswith('http') else 'cluster'} at {address}"
 
 
 def each(function: Callable[..., Any], calls: list[tuple[Any, ...]], jobs: int) -> list[Any]:
-    """`function(*call)` for every call as Ray tasks of one core, `jobs` at a time; results in the order of the calls."""
+    """`function(*call)` for every call as Ray tasks of one core, `jobs` at a time; results in the order of the calls.
+
+    A task whose worker or node dies is started again, up to `RETRIES` times, and goes on from where its checkpoints are.
+    """
     with connected(cpus=jobs) as ray:
         # A process of its own for each task: nothing of one run is left when the next begins.
-        remote = ray.remote(num_cpus=1, max_retries=0, max_calls=1)(function)
+        remote = ray.remote(num_cpus=1, max_retries=RETRIES, retry_exceptions=False, max_calls=1)(function)
         started: list[Any] = []
         try:
             for call in calls:
@@ -147,7 +109,7 @@ def each(function: Callable[..., Any], calls: list[tuple[Any, ...]], jobs: int) 
                 started.append(remote.remote(*call))
             return ray.get(started)
         except ray.exceptions.RayError as error:
-            raise RuntimeError(f"a run failed: {_last_line(error)}") from error
+            raise RuntimeError(f"a run failed: {last_line(error)}") from error
 
 
 def tasks(
@@ -178,9 +140,9 @@ def tasks(
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
         except ray.exceptions.RayError as error:
-            raise RuntimeError(f"a worker died {retries + 1} times: {_last_line(error)}") from error
+            raise RuntimeError(f"a worker died {retries + 1} times: {last_line(error)}") from error
 
 
-def _last_line(error: BaseException) -> str:
+def last_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

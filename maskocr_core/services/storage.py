@@ -80,6 +80,31 @@ def upload(path: Path, uri: str) -> None:
         _client().upload_file(str(path), bucket, key)
 
 
+def put(uri: str, content: bytes) -> None:
+    """Write a whole file: here under a temporary name, synced and renamed; an object of S3 is visible only when it is whole.
+
+    Raises OSError (ENOSPC on a full disk) or ValueError (S3); what was there before is then as it was.
+    """
+    if is_remote(uri):
+        import io
+
+        bucket, key = _bucket_and_key(uri)
+        with _explained(uri, "written"):
+            _client().upload_fileobj(io.BytesIO(content), bucket, key)
+        return
+    path = Path(uri)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # what was said to be written survives a power cut
+        aside.rename(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
 def replace(uri: str, change: Callable[[bytes | None], bytes]) -> None:
     """Replace the content of a small file by `change(content)` (None: there is no file yet), losing no other writer's change.
 
@@ -90,12 +115,7 @@ def replace(uri: str, change: Callable[[bytes | None], bytes]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.with_name(f".{path.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            aside = path.with_name(f".{path.name}.{os.getpid()}")
-            with aside.open("wb") as file:
-                file.write(change(path.read_bytes() if path.is_file() else None))
-                file.flush()
-                os.fsync(file.fileno())  # what was said to be written survives a power cut
-            aside.rename(path)
+            put(uri, change(path.read_bytes() if path.is_file() else None))
         return
     from botocore.exceptions import ClientError
 
@@ -134,6 +154,19 @@ def erase(uri: str) -> None:
             for version in [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]:
                 if version["Key"] == key:
                     client.delete_object(Bucket=bucket, Key=key, VersionId=version["VersionId"])
+
+
+def erase_below(uri: str, but: frozenset[str] = frozenset()) -> None:
+    """Remove every file below a folder or prefix whose name there is not in `but`, for good. Nothing there is fine."""
+    for file in _s3_files(uri.rstrip("/") + "/") if is_remote(uri) else _local_files(Path(uri)):
+        if file.name not in but:
+            erase(file.uri)
+
+
+def holds(uri: str) -> bool:
+    """Whether any file lies below a folder or prefix."""
+    folder = uri.rstrip("/") + "/"
+    return any(True for _ in (_s3_files(folder) if is_remote(uri) else Path(uri).rglob("*")))
 
 
 def exists(uri: str) -> bool:

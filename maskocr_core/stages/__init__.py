@@ -21,8 +21,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from maskocr_core import artifacts
+from maskocr_core.artifacts import work_folder
 from maskocr_core.config import Config
-from maskocr_core.services import storage
+from maskocr_core.services import jobs, storage
 
 NAMES = ("ingest", "validate", "fit", "quantize", "pretrain", "finetune", "evaluate", "register")
 DATA = NAMES[:4]  # versioned by DVC
@@ -60,6 +61,8 @@ def stage(
                 artifacts.demand_room(path)
             key = _key(function.__name__, config, reads, inputs, also(config))
             home = work_folder() / function.__name__ / key[:24]
+            if jobs.wanted(function.__name__) and not (reuse and _finished(home, outputs)):
+                return _as_a_job(function.__name__, key, config, arguments, outputs)
             with _alone(home, function.__name__):
                 if not (reuse and _finished(home, outputs)):
                     metrics = function(config, **inputs, **{name: _unfinished(home, name, reuse) for name in outputs})
@@ -74,6 +77,8 @@ def stage(
                         shutil.rmtree(home / name, ignore_errors=True)
                         unfinished.rename(home / name)
                     shutil.rmtree(home / "scratch", ignore_errors=True)
+                    if stored := artifacts.in_store(home):
+                        storage.erase_below(stored)
                 else:
                     print(f"{function.__name__}: nothing it reads has changed, reused ({home})", file=sys.stderr)
                 for name, path in outputs.items():
@@ -88,6 +93,19 @@ def stage(
     return decorate
 
 
+def _as_a_job(
+    name: str, key: str, config: Config, arguments: dict[str, Path | str], outputs: dict[str, Path]
+) -> dict[str, float]:
+    """Have a job do it, which publishes where we see it; what it records in MLflow it records itself."""
+    jobs.run(name, key, jobs.command(name, config, arguments))
+    for path in outputs.values():
+        if not (path / artifacts.MANIFEST).is_file():
+            raise ValueError(
+                f"the job is done, but {path} is not seen here: give a folder that this machine and the cluster share"
+            )
+    return artifacts.Artifact(next(iter(outputs.values()))).metrics
+
+
 def data_version(lines: Path | str) -> str:
     """Version of the lines at a path: what a pipeline tells its tasks, which refuse lines of any other (`data_version=`)."""
     return artifacts.Artifact(Path(lines)).version
@@ -98,11 +116,6 @@ def scratch(output: Path) -> Path:
     folder = output.parent / "scratch"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def work_folder() -> Path:
-    """`MASKOCR_WORK`: unfinished and finished work, outside every output. Default: `work/stages` here."""
-    return Path(os.environ.get("MASKOCR_WORK", "work/stages")).absolute()
 
 
 def code_version(name: str) -> str:

@@ -60,9 +60,11 @@ def evaluate(
     }
     artifacts.write_json(evaluation_out / "summary.json", summary)
     schema.write(reading.predictions(test_lines, readings, champion_texts), evaluation_out / "predictions.parquet")
-    report.render(summary, evaluation_out)
-    shown = sorted({example["line_id"] for example in summary["examples"]})
-    artifacts.write_json(evaluation_out / "shown.json", {"report.html": shown, "summary.json": shown})
+    # Pictures stand in the page alone, which erasure removes whole: of a summary it takes out lines one by one.
+    report.render(summary | {"pictures": reading.pictures(Artifact(recognizers))}, evaluation_out)
+    examples = {example["line_id"] for example in summary["examples"]}
+    shown = {"report.html": examples | reading.pictured(Artifact(recognizers)), "summary.json": examples}
+    artifacts.write_json(evaluation_out / "shown.json", {name: sorted(ids) for name, ids in shown.items()})
     return {f"{row['start']}_cer": row["cer"]["all"]["value"] for row in rows} | {
         "test_lines": float(len(test_lines)),
         "test_documents": float(summary["documents"]),

@@ -24,7 +24,7 @@ def finetune(
     from maskocr_core.artifacts import Artifact
     from maskocr_core.data import lines as schema
     from maskocr_core.data import readers
-    from maskocr_core.training import saw, sweep
+    from maskocr_core.training import reading, saw, sweep
 
     code = code_version("finetune")
     home = work_folder() / "runs"
@@ -62,6 +62,7 @@ def finetune(
             recognizers_out / f"{run.name}-{run.seed}",
         )
         sweep.seen(run.name, seen).write(recognizers_out / f"{run.name}-{run.seed}")
+    reading.keep_pictures(Artifact(encoder), recognizers_out)
     artifacts.write_json(recognizers_out / "runs.json", sweep.summary(runs, results, best, based, Artifact(encoder)))
     return {
         f"{run.name}_validation_cer": results[runs.index(run)]["validation_cer"]["all"]

@@ -15,10 +15,12 @@ def pretrain(config: Config, *, lines: Path, selection: Path, codebook: Path, en
     lines: shards as ingest writes them.
     selection: accepted line ids and weights, as fit writes them.
     codebook: centroids (K, F) float32, as quantize writes them.
-    encoder_out: the weights, their sizes, the training log, and `saw.json`: digests of the documents that it was trained on.
+    encoder_out: the weights, their sizes, the training log, pictures of a few lines as the model learns them, and `saw.json`: digests of the documents that it was trained on.
     """
+    import json
     import shutil
 
+    from maskocr_core import artifacts
     from maskocr_core.artifacts import Artifact
     from maskocr_core.training import pretraining, saw
     from maskocr_core.training.distributed import data_parallel
@@ -35,8 +37,15 @@ def pretrain(config: Config, *, lines: Path, selection: Path, codebook: Path, en
     )
     shutil.copytree(folder / "encoder", encoder_out, dirs_exist_ok=True)
     shutil.copy2(folder / "log.jsonl", encoder_out / "log.jsonl")
+    pictures = encoder_out / "pictures"
+    shutil.copytree(folder / "pictures", pictures, dirs_exist_ok=True)
+    shown = json.loads((pictures / "shown.json").read_text())
+    artifacts.write_json(encoder_out / "shown.json", {f"pictures/{name}": ids for name, ids in shown.items()})
+    (pictures / "shown.json").unlink()
+    if "codebook.png" in Artifact(codebook).names():
+        artifacts.write_bytes(pictures / "codebook.png", Artifact(codebook).read_bytes("codebook.png"))
     saw.of_lines(Artifact(lines), Artifact(selection), ["unlabeled"]).write(encoder_out)
-    return {
-        name: figures[name]
-        for name in ("masked_loss", "visible_loss", "masked_accuracy", "lines_per_second", "resumed_at", "steps")
-    } | {"cpu_minutes": figures["cpu_seconds"] / 60}
+    kept = (
+        "masked_loss", "visible_loss", "masked_accuracy", "probe_cer", "lines_per_second", "resumed_at", "steps"
+    )  # fmt: skip
+    return {name: figures[name] for name in kept if name in figures} | {"cpu_minutes": figures["cpu_seconds"] / 60}

@@ -8,64 +8,26 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from maskocr_core import artifacts
-from maskocr_core.config import Direction, Model
+from maskocr_core.config import Data, Model
+from maskocr_core.model import step_features
 from maskocr_core.model.codebook import Codebook
 from maskocr_core.model.encoder import Encoder
 from maskocr_core.model.recognizer import Recognizer
 from maskocr_core.model.vocabulary import Vocabulary
 
 FORMAT_VERSION = 1
-
-
-class Checkpoints:
-    """The last two checkpoints of a run in a folder; a damaged one is detected and the one before is used."""
-
-    KEEP = 2
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, figures: dict[str, Any]) -> None:
-        """Keep weights and optimiser state after `step` steps; older checkpoints than the last two go."""
-        tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-        for number, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in state.items()}
-        name = f"step-{step:08d}"
-        digest = save_tensors(tensors, self.folder / f"{name}.safetensors")
-        artifacts.write_json(
-            self.folder / f"{name}.json",
-            {"format_version": FORMAT_VERSION, "step": step, "sha256": digest, "figures": figures},
-        )
-        for old in sorted(self.folder.glob("step-*.json"))[: -self.KEEP]:
-            old.unlink()
-            old.with_suffix(".safetensors").unlink(missing_ok=True)
-
-    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, Any]]:
-        """Load the newest whole checkpoint; (step, figures), or (0, {}) if there is none."""
-        for path in sorted(self.folder.glob("step-*.json"), reverse=True):
-            try:
-                facts = _known(json.loads(path.read_text()), path)
-                tensors = load_tensors(path.with_suffix(".safetensors"), facts["sha256"])
-            except (ValueError, KeyError, OSError) as error:
-                print(f"checkpoint {path.stem} is damaged and left aside ({error})", flush=True)
-                continue
-            model.load_state_dict(
-                {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
-            )
-            state: dict[int, dict[str, Tensor]] = {}
-            for name, tensor in tensors.items():
-                if name.startswith("optimizer."):
-                    _, number, field = name.split(".", 2)
-                    state.setdefault(int(number), {})[field] = tensor
-            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-            return facts["step"], facts["figures"]
-        return 0, {}
+CODEBOOK_FORMAT = 2
+RECOGNIZER_FORMAT = 2
+_KINDS = {
+    step_features.Pixels: "pixels",
+    step_features.Gradients: "gradients",
+    step_features.RandomNetwork: "random",
+    step_features.Contextual: "encoder",
+}
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> str:
@@ -99,28 +61,27 @@ def new_encoder(model: Model, height: int) -> Encoder:
     return Encoder(height, model.width, model.depth, model.heads, model.stem, model.dropout)
 
 
-def save_encoder(encoder: Encoder, model: Model, height: int, folder: Path, direction: Direction = "ltr") -> None:
+def save_encoder(encoder: Encoder, model: Model, data: Data, folder: Path) -> None:
     """Write `encoder.safetensors` and `encoder.json` (a checkpoint knows its shape, and how its lines were prepared)."""
     save_tensors(encoder.state_dict(), folder / "encoder.safetensors")
     artifacts.write_json(
         folder / "encoder.json",
         {
             "format_version": FORMAT_VERSION,
-            "height": height,
-            "direction": direction,
+            **_prepared(data),
             "model": model.model_dump(mode="json"),
         },
     )
 
 
-def load_encoder(artifact: artifacts.Artifact, model: Model, height: int, direction: Direction = "ltr") -> Encoder:
+def load_encoder(artifact: artifacts.Artifact, model: Model, data: Data) -> Encoder:
     """The encoder of an artifact.
 
-    Raises ValueError if it is of another shape than `model` and `height` ask for, or saw lines of another direction.
+    Raises ValueError if it is of another shape than `model` and `data` ask for, or saw lines prepared otherwise.
     """
     facts = _known(artifact.read_json("encoder.json"), artifact.folder / "encoder.json")
-    demand_direction(facts, direction, f"{artifact.folder}: the encoder was pre-trained on", "run pretrain again")
-    asked = {"height": height, **model.model_dump(mode="json")}
+    demand_prepared(facts, data, f"{artifact.folder}: the encoder was pre-trained on", "run pretrain again")
+    asked = {"height": data.height, **model.model_dump(mode="json")}
     found = {"height": facts["height"], **facts["model"]}
     differing = [
         f"{name} {found[name]} here, {asked[name]} asked"
@@ -131,9 +92,33 @@ def load_encoder(artifact: artifacts.Artifact, model: Model, height: int, direct
         raise ValueError(
             f"{artifact.folder}: the encoder has another shape ({'; '.join(differing)}): run pretrain again, or set model.* and data.height to match"
         )
-    encoder = new_encoder(model, height)
+    encoder = new_encoder(model, data.height)
     transplant(encoder, load(artifact.read_bytes("encoder.safetensors")), str(artifact.folder))
     return encoder
+
+
+def encoder_at(uri: str, data: Data) -> Encoder:
+    """The encoder, of any size, of a pre-trained encoder's folder, a recogniser's, or a registered model (`models:/…`).
+
+    Raises ValueError if there is none, or it saw lines of another height, or prepared otherwise.
+    """
+    if uri.startswith("models:/"):
+        from maskocr_core.services import tracking
+
+        folder = tracking.recognizer_folder(uri)
+    else:
+        folder = Path(uri)
+    if (folder / "encoder.json").is_file():
+        artifact = artifacts.Artifact(folder)
+        model = Model(**artifact.read_json("encoder.json")["model"])
+        return load_encoder(artifact, model, data)
+    recognizer, facts = load_recognizer(folder)
+    if facts["height"] != data.height:
+        raise ValueError(
+            f"{uri} reads lines {facts['height']} px high, these are {data.height} px: set data.height={facts['height']}, or give another"
+        )
+    demand_prepared(facts, data, f"{uri} reads", "give another encoder")
+    return recognizer.encoder
 
 
 def transplant(encoder: Encoder, tensors: dict[str, Tensor], source: str) -> None:
@@ -150,17 +135,17 @@ def transplant(encoder: Encoder, tensors: dict[str, Tensor], source: str) -> Non
         )
 
 
-def save_recognizer(recognizer: Recognizer, model: Model, height: int, max_width: int, folder: Path) -> None:
-    """Write `recognizer.safetensors` and `recognizer.json` (sizes, geometry, direction, vocabulary)."""
+def save_recognizer(recognizer: Recognizer, model: Model, data: Data, folder: Path) -> None:
+    """Write `recognizer.safetensors` and `recognizer.json` (sizes, how lines are prepared, decoder, vocabulary)."""
     digest = save_tensors(recognizer.state_dict(), folder / "recognizer.safetensors")
     artifacts.write_json(
         folder / "recognizer.json",
         {
-            "format_version": FORMAT_VERSION,
+            "format_version": RECOGNIZER_FORMAT,
             "sha256": digest,
-            "height": height,
-            "max_width": max_width,
-            "direction": recognizer.direction,
+            **_prepared(data),
+            "max_width": data.max_width,
+            "decoder": recognizer.decoder,
             "model": model.model_dump(mode="json"),
             "characters": recognizer.vocabulary.characters,
         },
@@ -168,7 +153,8 @@ def save_recognizer(recognizer: Recognizer, model: Model, height: int, max_width
 
 
 def load_recognizer(folder: Path) -> tuple[Recognizer, dict[str, Any]]:
-    """The recogniser in a folder, in evaluation mode, and its facts: `height`, `max_width`, `direction`, `model`, `characters`.
+    """The recogniser in a folder, in evaluation mode, and its facts: `height`, `max_width`, `direction`, `ink`,
+    `decoder`, `model`, `characters`.
 
     Raises ValueError if the folder holds none, or a changed one.
     """
@@ -176,50 +162,93 @@ def load_recognizer(folder: Path) -> tuple[Recognizer, dict[str, Any]]:
         raise ValueError(
             f"{folder} holds no recognizer.json and recognizer.safetensors: give the folder of a trained recognizer"
         )
-    facts = _known(json.loads((folder / "recognizer.json").read_text()), folder / "recognizer.json")
+    facts = json.loads((folder / "recognizer.json").read_text())
+    if facts.get("format_version") == 1:  # there was one decoder then
+        facts |= {"format_version": RECOGNIZER_FORMAT, "decoder": "ctc"}
+    facts = _known(facts, folder / "recognizer.json", RECOGNIZER_FORMAT)
     encoder = new_encoder(Model(**facts["model"]), facts["height"])
-    recognizer = Recognizer(encoder, Vocabulary(facts["characters"]), facts["direction"])
+    recognizer = Recognizer(encoder, Vocabulary(facts["characters"]), facts["direction"], facts["decoder"])
     recognizer.load_state_dict(load_tensors(folder / "recognizer.safetensors", facts["sha256"]))
     return recognizer.eval(), facts
 
 
-def save_codebook(codebook: Codebook, folder: Path, direction: Direction = "ltr") -> None:
-    """Write `codebook.safetensors` and `codebook.json`."""
+def save_codebook(codebook: Codebook, data: Data, folder: Path) -> None:
+    """Write `codebook.safetensors` and `codebook.json`, with the encoder inside where one describes the steps."""
+    kind, features = _KINDS[type(codebook.features)], codebook.features
+    facts: dict[str, Any] = {"kind": kind}
+    tensors = {name: getattr(codebook, name) for name in ("mean", "components", "centroids", "portraits")}
+    if isinstance(features, step_features.Contextual):
+        facts["model"] = features.encoder.shape
+        tensors |= {f"encoder.{name}": tensor for name, tensor in features.encoder.state_dict().items()}
+    elif kind != "random":
+        facts["window"] = features.window
     save_tensors(
-        {"mean": codebook.mean, "components": codebook.components, "centroids": codebook.centroids},
-        folder / "codebook.safetensors",
+        {name: tensor for name, tensor in tensors.items() if tensor is not None}, folder / "codebook.safetensors"
     )
     artifacts.write_json(
         folder / "codebook.json",
         {
-            "format_version": FORMAT_VERSION,
-            "height": codebook.height,
-            "window": codebook.window,
-            "direction": direction,
+            "format_version": CODEBOOK_FORMAT,
+            **_prepared(data),
+            "features": facts,
         },
     )
 
 
-def load_codebook(artifact: artifacts.Artifact, direction: Direction = "ltr") -> Codebook:
-    """The codebook of an artifact. Raises ValueError if it was made of lines of another direction."""
-    facts = _known(artifact.read_json("codebook.json"), artifact.folder / "codebook.json")
-    demand_direction(facts, direction, f"{artifact.folder}: the codebook was made of", "run quantize again")
-    return Codebook(facts["height"], facts["window"], **load(artifact.read_bytes("codebook.safetensors")))
+def load_codebook(artifact: artifacts.Artifact, data: Data) -> Codebook:
+    """The codebook of an artifact. Raises ValueError if it was made of lines that were prepared otherwise."""
+    path = artifact.folder / "codebook.json"
+    facts = artifact.read_json("codebook.json")
+    if facts.get("format_version") == 1:  # there was one kind of features then
+        facts |= {"format_version": CODEBOOK_FORMAT, "features": {"kind": "pixels", "window": facts["window"]}}
+    facts = _known(facts, path, CODEBOOK_FORMAT)
+    demand_prepared(facts, data, f"{artifact.folder}: the codebook was made of", "run quantize again")
+    tensors = load(artifact.read_bytes("codebook.safetensors"))
+    weights = {
+        name.removeprefix("encoder."): tensors.pop(name) for name in list(tensors) if name.startswith("encoder.")
+    }
+    made = facts["features"]
+    if made["kind"] == "encoder":
+        encoder = Encoder(**made["model"])
+        transplant(encoder, weights, str(artifact.folder))
+    else:
+        encoder = None
+    return Codebook(
+        facts["height"], step_features_of(made["kind"], facts["height"], made.get("window", 0), encoder), **tensors
+    )
 
 
-def demand_direction(facts: dict[str, Any], direction: Direction, what: str, otherwise: str) -> None:
-    """Raises ValueError, beginning with `what`, unless the facts of a checkpoint say that its lines ran in `direction`."""
-    if facts["direction"] != direction:
-        words = {"ltr": "left-to-right", "rtl": "right-to-left"}
+def step_features_of(kind: str, height: int, window: int, encoder: Encoder | None) -> nn.Module:
+    """What describes a step, by its name in `codebook.features`."""
+    if kind == "encoder":
+        assert encoder
+        return step_features.Contextual(encoder)
+    if kind == "random":
+        return step_features.RandomNetwork(height)
+    return (step_features.Pixels if kind == "pixels" else step_features.Gradients)(window)
+
+
+PREPARED = ("height", "max_width", "direction", "ink")  # what the facts of a recogniser say of its lines
+
+
+def demand_prepared(facts: dict[str, Any], data: Data, what: str, otherwise: str) -> None:
+    """Raises ValueError, beginning with `what`, unless a checkpoint's lines ran in the direction, and had the ink, of these."""
+    words = {"ltr": "left-to-right", "rtl": "right-to-left", "raw": "raw-ink", "levelled": "levelled-ink"}
+    for name in ("direction", "ink"):
+        if facts[name] != getattr(data, name):
+            raise ValueError(
+                f"{what} {words[facts[name]]} lines, these are {words[getattr(data, name)]}: "
+                f"set data.{name}={facts[name]} if they are not, or {otherwise}"
+            )
+
+
+def _prepared(data: Data) -> dict[str, Any]:
+    return {name: getattr(data, name) for name in ("height", "direction", "ink")}
+
+
+def _known(facts: dict[str, Any], path: Path, version: int = FORMAT_VERSION) -> dict[str, Any]:
+    if facts.get("format_version") != version:
         raise ValueError(
-            f"{what} {words[facts['direction']]} lines, these are {words[direction]}: "
-            f"set data.direction={facts['direction']} if they are not, or {otherwise}"
+            f"{path}: format_version {facts.get('format_version')!r} is not {version}; install the maskocr that wrote it"
         )
-
-
-def _known(facts: dict[str, Any], path: Path) -> dict[str, Any]:
-    if facts.get("format_version") != FORMAT_VERSION:
-        raise ValueError(
-            f"{path}: format_version {facts.get('format_version')!r} is not {FORMAT_VERSION}; install the maskocr that wrote it"
-        )
-    return {"direction": "ltr"} | facts  # every line was, before checkpoints said it
+    return {"direction": "ltr", "ink": "raw"} | facts  # every line was, before checkpoints said it

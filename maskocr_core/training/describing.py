@@ -27,14 +27,13 @@ class Encoder:
         recognizer, facts = _loaded(self.model_uri)
         mirrored = facts["direction"] == "rtl"
         pixels = [images.prepare(image, facts["height"], facts["max_width"], mirrored=mirrored) for image in encoded]
-        return np.stack([_mean(recognizer, line) for line in pixels])
+        return np.stack([_mean(recognizer, images.inked(line, facts["ink"])) for line in pixels])
 
 
-def _mean(recognizer: Recognizer, pixels: np.ndarray) -> np.ndarray:
+def _mean(recognizer: Recognizer, line: np.ndarray) -> np.ndarray:
     """One line by itself: what is said of it must not depend on which lines come with it."""
-    steps = -(-pixels.shape[1] // STEP)
-    padded = np.pad(pixels, ((0, 0), (0, -pixels.shape[1] % PAD_TO)), constant_values=255)
-    ink = 1.0 - torch.from_numpy(padded).float()[None, None] / 255.0
+    steps = -(-line.shape[1] // STEP)
+    ink = torch.from_numpy(np.pad(line, ((0, 0), (0, -line.shape[1] % PAD_TO))))[None, None]
     valid = torch.arange(ink.shape[3] // STEP)[None] < steps
     with torch.no_grad():
         return recognizer.encoder(ink, valid)[0, :steps].mean(dim=0).numpy()

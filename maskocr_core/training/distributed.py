@@ -34,14 +34,15 @@ def data_parallel(
 ) -> dict[str, float]:
     """Run `function(rank, world, *arguments)` once (workers = 0) or on N data-parallel Ray workers; rank 0's figures.
 
-    log: the file rank 0 writes its training log to, followed here so that progress is seen and reaches MLflow.
+    log: the file rank 0 writes its training log to, in the folder among `arguments` that holds the unfinished work; it is
+    followed here so that progress is seen and reaches MLflow.
     """
     with Follower(log, _say(what, steps, registry)):
         if not workers:
             return function(0, 1, *arguments)
-        from maskocr_core.services import cluster
+        from maskocr_core.services import workers as ray_workers
 
-        return cluster.data_parallel(function, arguments, workers)
+        return ray_workers.data_parallel(function, arguments, workers, log.parent)
 
 
 def each(

@@ -9,21 +9,20 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
 from maskocr_core import artifacts
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Config, Model, Training
-from maskocr_core.data import batches, lines
+from maskocr_core.data import batches, budgets, lines
 from maskocr_core.judging import metrics
 from maskocr_core.model.recognizer import Recognizer
 from maskocr_core.model.vocabulary import Vocabulary
-from maskocr_core.training import checkpoint, objectives
+from maskocr_core.training import checkpoint, device
+from maskocr_core.training.checkpoints import Checkpoints
 from maskocr_core.training.log import TrainingLog
 from maskocr_core.training.loop import fit
+from maskocr_core.training.recognition import Recognition
 
 MARKS = {"quarter": 0.25, "half": 0.5, "all": 1.0}
 
@@ -45,6 +44,12 @@ class Run:
     encoder: str | None = None
     recognizer: str | None = None
 
+    def gentleness(self, config: Config) -> dict[str, float]:
+        """How a trained encoder is spared at first, as `Recognition` takes it; one that starts at random is not."""
+        if self.encoder or self.recognizer:
+            return {"layer_decay": config.sweep.layer_decay, "frozen": config.sweep.frozen}
+        return {}
+
     def key(self, config: Config, data: Artifact, selection: Artifact, code: str) -> str:
         """Digest of all that decides the result, contents instead of paths: an equal run is never made twice."""
         facts = asdict(self) | {
@@ -53,6 +58,8 @@ class Run:
             "config": config.digest(("data", "model")),
             "batch": config.sweep.batch,
             "validations": config.sweep.validations,
+            "decoder": config.sweep.decoder,
+            "gentleness": self.gentleness(config),
             "lines": data.version,
             "selection": selection.version,
             "code": code,
@@ -80,7 +87,7 @@ def _train(run: Run, config: Config, data: Path, selection: Path, folder: Path) 
     torch.set_num_threads(1)
     torch.manual_seed(run.seed)
     artifact, chosen = Artifact(data), Artifact(selection)
-    training_table = subset(lines.selected(artifact, chosen, run.splits[0]), run.budget)
+    training_table = budgets.nested(lines.selected(artifact, chosen, run.splits[0]), run.budget)
     source = batches.Lines(artifact, training_table, config.data)
     validation = batches.Lines(artifact, lines.selected(artifact, chosen, run.splits[1]), config.data)
     recognizer, model, new_characters = _start(run, config, Vocabulary.of(source.texts, config.data.direction))
@@ -90,6 +97,7 @@ def _train(run: Run, config: Config, data: Path, selection: Path, folder: Path) 
         learning_rate=run.learning_rate,
         seed=run.seed,
         checkpoint_every=max(1, run.steps // config.sweep.validations),
+        shares=1,
     )
     curve = Curve(folder, run, recognizer, model, validation)
     log = TrainingLog(folder / "log.jsonl")
@@ -98,16 +106,17 @@ def _train(run: Run, config: Config, data: Path, selection: Path, folder: Path) 
         return batches.training(source, batch=settings.batch, seed=run.seed, first_step=first, augment=True)
 
     figures = fit(
-        objectives.Recognition(recognizer),
+        Recognition(recognizer, **run.gentleness(config)),
         stream,
         settings,
-        checkpoint.Checkpoints(folder / "checkpoints"),
+        Checkpoints(folder / "checkpoints"),
         log=lambda step, row: log.add(step, row | curve.last()),
         after=curve.validate,
     )
     return {
         **{name: getattr(run, name) for name in ("name", "budget", "learning_rate", "seed", "steps")},
         "lines": len(source),
+        "decoder": recognizer.decoder,
         "new_characters": new_characters,
         "curve": curve.points,
         "validation_cer": curve.at_marks(),
@@ -123,7 +132,7 @@ class Curve:
         path = folder / "curve.json"
         self.points: list[list[float]] = json.loads(path.read_text()) if path.is_file() else []
 
-    def validate(self, step: int) -> None:
+    def validate(self, step: int) -> dict[str, float]:
         """Measure validation CER after `step` steps; on a resume the points from there on are measured again."""
         self.points = [point for point in self.points if point[0] < step]
         before = min((cer for _, cer in self.points), default=math.inf)
@@ -132,13 +141,11 @@ class Curve:
         cer = round(metrics.cer(errors.edits, errors.characters), 5)
         self.points.append([step, cer])
         if cer < before:
-            geometry = self.validation.data
             for mark, share in MARKS.items():
                 if step <= math.ceil(share * self.run.steps):
-                    checkpoint.save_recognizer(
-                        self.recognizer, self.model, geometry.height, geometry.max_width, self.folder / mark
-                    )
+                    checkpoint.save_recognizer(self.recognizer, self.model, self.validation.data, self.folder / mark)
         artifacts.write_json(self.folder / "curve.json", self.points)
+        return self.last()
 
     def last(self) -> dict[str, float]:
         return {"validation_cer": self.points[-1][1]} if self.points else {}
@@ -154,9 +161,11 @@ class Curve:
 def read(recognizer: Recognizer, source: batches.Lines, say=lambda done: None) -> tuple[list[str], list[float]]:
     """Texts and confidences of all lines, in the order of `source`."""
     recognizer.eval()
+    where = next(recognizer.parameters()).device
     texts, confidences = [""] * len(source), [0.0] * len(source)
     done = 0
     for places, batch in source.in_order(32):
+        batch = device.moved(batch, where)
         for place, text, confidence in zip(places, *recognizer.read(batch.ink, batch.valid)):
             texts[place], confidences[place] = text, confidence
         done += len(places)
@@ -164,40 +173,28 @@ def read(recognizer: Recognizer, source: batches.Lines, say=lambda done: None) -
     return texts, confidences
 
 
-def subset(table: pa.Table, budget: int) -> pa.Table:
-    """The first `budget` lines in the nested order that the data bring, else by a hash of document, then line.
-
-    Smaller budgets are subsets of larger ones; 0 is all of them, as is a budget beyond what is there.
-    """
-    if not budget or budget >= table.num_rows:
-        return table
-    if table["order"].null_count:
-        keys = [
-            hashlib.sha256(document.encode()).hexdigest() + line
-            for document, line in zip(table["document_id"].to_pylist(), table["line_id"].to_pylist())
-        ]
-        order = np.argsort(np.array(keys))
-    else:
-        order = pc.sort_indices(table, [("order", "ascending"), ("line_id", "ascending")])
-    return table.take(order[:budget]).sort_by("line_id")
-
-
 def _start(run: Run, config: Config, vocabulary: Vocabulary) -> tuple[Recognizer, Model, int]:
-    """The recogniser that a run starts from, its sizes (a given one keeps its own), and how many characters are new to it."""
-    if run.recognizer:
-        recognizer, facts = checkpoint.load_recognizer(Path(run.recognizer))
-        if facts["height"] != config.data.height:
-            raise ValueError(
-                f"{run.recognizer} reads lines {facts['height']} px high, these are {config.data.height} px: "
-                f"set data.height={facts['height']}, or give another recognizer"
-            )
-        checkpoint.demand_direction(facts, config.data.direction, f"{run.recognizer} reads", "give another recognizer")
-        wider, new_characters = recognizer.widened(vocabulary)
-        return wider, Model(**facts["model"]), new_characters
-    if run.encoder:
-        encoder = checkpoint.load_encoder(
-            Artifact(Path(run.encoder)), config.model, config.data.height, config.data.direction
+    """The recogniser that a run starts from, its sizes (a given one keeps its own), and how many characters are new to it.
+
+    A given recogniser with another decoder than `sweep.decoder` gives its encoder; a new head begins at random upon it.
+    """
+    data, decoder = config.data, config.sweep.decoder
+    if not run.recognizer:
+        if run.encoder:
+            encoder = checkpoint.load_encoder(Artifact(Path(run.encoder)), config.model, data)
+        else:
+            encoder = checkpoint.new_encoder(config.model, data.height)
+        return Recognizer(encoder, vocabulary, data.direction, decoder), config.model, len(vocabulary.characters)
+    given, facts = checkpoint.load_recognizer(Path(run.recognizer))
+    if facts["height"] != data.height:
+        raise ValueError(
+            f"{run.recognizer} reads lines {facts['height']} px high, these are {data.height} px: "
+            f"set data.height={facts['height']}, or give another recognizer"
         )
-    else:
-        encoder = checkpoint.new_encoder(config.model, config.data.height)
-    return Recognizer(encoder, vocabulary, config.data.direction), config.model, len(vocabulary) - 1
+    checkpoint.demand_prepared(facts, data, f"{run.recognizer} reads", "give another recognizer")
+    model = Model(**facts["model"])
+    if given.decoder != decoder:
+        print(f"{run.recognizer} has the decoder {given.decoder!r}: its encoder is taken, the head is new", flush=True)
+        return Recognizer(given.encoder, vocabulary, data.direction, decoder), model, len(vocabulary.characters)
+    wider, new_characters = given.widened(vocabulary)
+    return wider, model, new_characters

@@ -1,6 +1,6 @@
-"""What quantize does with one shard: windows of a sample of its lines, and how often each label comes among them.
+"""What quantize does with one shard: features of a sample of its steps, how often each label comes, and what it looks like.
 
-Which lines and which of their windows are in the sample hangs on the line alone, so that shards need not know of each
+Which lines and which of their steps are in the sample hangs on the line alone, so that shards need not know of each
 other and new data do not change the sample of old ones.
 """
 
@@ -13,25 +13,46 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import nn
 
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import STEP, Config
 from maskocr_core.data import batches, images, lines
-from maskocr_core.model import codebook
+from maskocr_core.model import codebook, step_features
+from maskocr_core.training import checkpoint
 
 BATCH = 32
 
 
 @dataclass(frozen=True)
 class Shares:
-    """What is sampled: a share of the lines, and a share of the windows of each, in [0, 1]."""
+    """What is sampled: a share of the lines, and a share of the steps of each, in [0, 1]."""
 
     lines: float
-    windows: float
+    steps: float
 
 
-def shares(artifact: Artifact, selection: Artifact, shards: list[str], config: Config, max_bytes: int) -> Shares:
-    """Shares that give about `codebook.sample_lines` lines, and windows of at most about `max_bytes` as float32.
+def features_of(config: Config, encoder_uri: str) -> nn.Module:
+    """What describes a step by `codebook.features`.
+
+    Raises ValueError where an encoder is asked for and none is named, or one of another height or direction, or the
+    other way round.
+    """
+    kind = config.codebook.features
+    if (kind == "encoder") != bool(encoder_uri):
+        raise ValueError(
+            "codebook.features=encoder needs --encoder-uri: the folder of a pre-trained encoder or a trained recognizer"
+            if kind == "encoder"
+            else f"encoder_uri is given, and codebook.features={kind} asks no encoder: set codebook.features=encoder, or leave it out"
+        )
+    encoder = checkpoint.encoder_at(encoder_uri, config.data) if encoder_uri else None
+    return checkpoint.step_features_of(kind, config.data.height, config.codebook.window, encoder)
+
+
+def shares(
+    artifact: Artifact, selection: Artifact, shards: list[str], config: Config, features: nn.Module, max_bytes: int
+) -> Shares:
+    """Shares that give about `codebook.sample_lines` lines, and features of at most about `max_bytes` as float32.
 
     shards: those of which lines are selected. How long a line is in the mean is learnt from at most 64 of them.
     """
@@ -43,39 +64,41 @@ def shares(artifact: Artifact, selection: Artifact, shards: list[str], config: C
         for height, width in zip(table["height"].to_pylist(), table["width"].to_pylist()):
             steps += -(-images.prepared_width(height, width, config.data.height, config.data.max_width) // STEP)
         count += table.num_rows
-    windows = share * total * steps / max(1, count)
-    # A share of the windows of every line, so that long and short lines alike are in the sample.
-    return Shares(share, min(1.0, max_bytes / (4 * config.data.height * config.codebook.window * max(1.0, windows))))
+    sampled = share * total * steps / max(1, count)
+    # A share of the steps of every line, so that long and short lines alike are in the sample.
+    return Shares(share, min(1.0, max_bytes / (4 * _width(features, config) * max(1.0, sampled))))
 
 
 def sample(
-    artifact: Artifact, selection: Artifact, shard: str, config: Config, share: Shares, part: Path
+    artifact: Artifact,
+    selection: Artifact,
+    shard: str,
+    config: Config,
+    share: Shares,
+    features: nn.Module,
+    part: Path,
 ) -> dict[str, Any]:
-    """Write `windows.npy`: pixels (N, height × window) uint8, 255 = white. Returns the number of `lines`."""
-    settings = config.codebook
+    """Write `steps.npy`: features (N, P) float32 of the sampled steps. Returns the number of `lines`."""
     source = _sampled(artifact, selection, shard, config, share)
-    found = [np.empty((0, config.data.height * settings.window), np.uint8)]
+    found = [np.empty((0, _width(features, config)), np.float32)]
     for places, batch in source.in_order(BATCH):
-        windows = codebook.windows(batch.ink, settings.window)
-        for line, valid, place in zip(windows, batch.valid, places):
-            random = np.random.default_rng([settings.seed, int(source.line_ids[place], 16)])
+        for line, valid, place in zip(features(batch.ink, batch.valid), batch.valid, places):
+            random = np.random.default_rng([config.codebook.seed, int(source.line_ids[place], 16)])
             line = line[valid]
-            kept = line[torch.from_numpy(random.random(len(line)) < share.windows)]
-            # Ink is 1 - pixel / 255, so that no more than the byte it came from need be kept.
-            found.append(((1.0 - kept.numpy()) * 255).round().astype(np.uint8))
-    np.save(part / "windows.npy", np.concatenate(found))
+            found.append(line[torch.from_numpy(random.random(len(line)) < share.steps)].numpy())
+    np.save(part / "steps.npy", np.concatenate(found))
     return {"lines": len(source)}
 
 
-def stacked(parts: list[Path], features: int) -> np.ndarray:
-    """The windows of all parts as ink (N, features) float32, in the order of the parts."""
-    pieces = [np.load(part / "windows.npy", mmap_mode="r") for part in parts]
-    ink = np.empty((sum(map(len, pieces)), features), np.float32)
+def stacked(parts: list[Path]) -> np.ndarray:
+    """The features of all parts (N, P) float32, in the order of the parts."""
+    pieces = [np.load(part / "steps.npy", mmap_mode="r") for part in parts]
+    steps = np.empty((sum(map(len, pieces)), pieces[0].shape[1]), np.float32)
     begin = 0
     for piece in pieces:
-        ink[begin : begin + len(piece)] = 1.0 - piece.astype(np.float32) / 255.0
+        steps[begin : begin + len(piece)] = piece
         begin += len(piece)
-    return ink
+    return steps
 
 
 def count(
@@ -87,13 +110,27 @@ def count(
     book: codebook.Codebook,
     part: Path,
 ) -> dict[str, Any]:
-    """Write `sizes.npy`: how many steps of the sampled lines of a shard have each label, (K,) int64."""
+    """How many steps of the sampled lines of a shard have each label, and the sum of the ink around them.
+
+    Writes `sizes.npy` (K,) int64 and `ink.npy` (K, H, window) float64.
+    """
+    settings = config.codebook
     source = _sampled(artifact, selection, shard, config, share)
-    sizes = np.zeros(config.codebook.clusters, np.int64)
+    sizes = np.zeros(settings.clusters, np.int64)
+    ink = torch.zeros((settings.clusters, config.data.height * settings.window), dtype=torch.float64)
     for _, batch in source.in_order(BATCH):
-        sizes += np.bincount(book.labels(batch.ink)[batch.valid].numpy(), minlength=len(sizes))
+        labels = book.labels(batch.ink, batch.valid)[batch.valid]
+        sizes += np.bincount(labels.numpy(), minlength=len(sizes))
+        ink.index_add_(0, labels, step_features.windows(batch.ink, settings.window)[batch.valid].double())
     np.save(part / "sizes.npy", sizes)
+    np.save(part / "ink.npy", ink.view(-1, config.data.height, settings.window).numpy())
     return {"lines": len(source)}
+
+
+def _width(features: nn.Module, config: Config) -> int:
+    """P, as the features of an empty line say it."""
+    blank = torch.zeros(1, 1, config.data.height, STEP)
+    return features(blank, torch.ones(1, 1, dtype=torch.bool)).shape[2]
 
 
 def _sampled(artifact: Artifact, selection: Artifact, shard: str, config: Config, share: Shares) -> batches.Lines:

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from maskocr_core.config import Training
 from maskocr_core.data.batches import Batch
-from maskocr_core.training.checkpoint import Checkpoints
+from maskocr_core.services.workers import among_peers
+from maskocr_core.training import device, shares
+from maskocr_core.training.checkpoints import Checkpoints
+from maskocr_core.training.lineage import StepLog
+from maskocr_core.training.rates import Rate
+from maskocr_core.training.shares import Place
 
 LOG_EVERY = 10
-
-
-@dataclass(frozen=True)
-class Place:
-    """Which worker this is, and of how many."""
-
-    rank: int = 0
-    world: int = 1
 
 
 def learning_rate(step: int, training: Training) -> float:
@@ -44,84 +41,173 @@ def fit(
     *,
     place: Place = Place(),
     log: Callable[[int, dict[str, float]], None] = lambda step, figures: None,
-    after: Callable[[int], None] = lambda step: None,
+    after: Callable[[int], dict[str, float] | None] = lambda step: None,
 ) -> dict[str, float]:
     """Train to `training.steps` from the last checkpoint, or from the start.
 
-    batches: first step → the batches from there on. log: (steps done, figures), now and then, on rank 0. after: called
-    with the number of steps done before each checkpoint is written. Returns the figures of the last log line and
-    `cpu_seconds`, those of earlier attempts included; `resumed_at` is the step at which this attempt began.
-    Raises ValueError at a loss that is not finite, naming step, lines and the last good checkpoint.
+    batches: first step → this worker's rows r, r + n, … of the batches from there on. log: (steps done, figures), now and
+    then, on rank 0. after: called there with the number of steps done before each checkpoint is written; the figures that
+    it returns are kept with the checkpoint. Returns the figures of the last log line and `cpu_seconds`, those of earlier
+    attempts included; `resumed_at` is the step at which this attempt began.
+
+    Raises ValueError at a loss that is not finite, naming step, lines and the last good checkpoint, or if that is of
+    another model; RuntimeError if a checkpoint cannot be written or another attempt has begun.
     """
-    optimizer = torch.optim.AdamW(_groups(objective, training), lr=training.learning_rate, betas=(0.9, 0.98))
-    first, kept = checkpoints.restore(objective, optimizer)
-    model = nn.parallel.DistributedDataParallel(objective) if place.world > 1 else objective
+    where = device.here()
+    device.prepared(objective, where)
+    optimizer = device.optimizer(_groups(objective, training), training.learning_rate, where)
+    first, kept = _resumed(objective, optimizer, checkpoints, place)
     window = Window(**kept.pop("window", {}))
     figures: dict[str, float] = dict(kept)
     spent, began = kept.get("cpu_seconds", 0.0), time.process_time()
-    stream = batches(first)
+    drawn = StepLog(checkpoints.attempt, place)
     objective.train()
-    lines, since = 0, time.monotonic()
-    for step in range(first, training.steps):
-        batch = next(stream)
-        # Masks, offsets and dropout of a step depend on the step alone: that makes a resumed run equal an uninterrupted one.
-        torch.manual_seed(training.seed * 1_000_003 + step * 64 + place.rank)
-        now = _update(model, batch, step, optimizer, training, checkpoints.folder)
-        window.add(now)
-        lines += len(batch.line_ids) * place.world
-        done = step + 1
-        if done % LOG_EVERY == 0 or done == training.steps:
-            figures = {
-                **window.means(),
-                "learning_rate": learning_rate(step, training),
-                "lines_per_second": lines / (time.monotonic() - since),
-            }
-            window, lines, since = Window(), 0, time.monotonic()
-            if place.rank == 0:
-                log(done, figures)
-        if place.rank == 0 and (done % training.checkpoint_every == 0 or done == training.steps):
-            paused = time.monotonic()
-            after(done)
-            since += time.monotonic() - paused  # validation is no part of the speed of training
-            objective.train()
-            figures["cpu_seconds"] = spent + (time.process_time() - began) * place.world
-            checkpoints.save(done, objective, optimizer, figures | {"window": window.state()})
+    pace = Pace()
+    with _kept_whole(checkpoints):
+        stream = batches(first)
+        for step in range(first, training.steps):
+            with pace.waiting():
+                batch = device.moved(next(stream), where)
+            drawn.add(step, batch.line_ids)
+            window.add(*_update(objective, batch, step, optimizer, training, checkpoints, place))
+            done = step + 1
+            pace.lines += len(batch.line_ids) * place.world
+            logging, keeping = (
+                done % every == 0 or done == training.steps for every in (LOG_EVERY, training.checkpoint_every)
+            )
+            if logging or keeping:
+                _collect(window, place)
+            if logging:
+                if place.rank == 0:
+                    figures = window.means() | {"learning_rate": learning_rate(step, training)} | pace.figures()
+                    log(done, figures)
+                window, pace = Window(), Pace()
+            if keeping and place.rank == 0:
+                with pace.paused():  # validation is no part of the speed of training
+                    said = after(done) or {}
+                objective.train()
+                figures["cpu_seconds"] = spent + (time.process_time() - began) * place.world
+                checkpoints.save(done, objective, optimizer, figures | said | {"window": window.state()})
     return {**figures, "resumed_at": float(first)}
 
 
+@contextlib.contextmanager
+def _kept_whole(checkpoints: Checkpoints) -> Iterator[None]:
+    """However training ends, the checkpoint that is being written gets whole; of two errors the first is told."""
+    try:
+        yield
+        checkpoints.finish()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise RuntimeError(
+            f"the disk is full ({error.filename or 'while writing'}) and training stops; "
+            f"the last good checkpoint is {checkpoints.last_good}: free space and run again"
+        ) from error
+    finally:
+        with contextlib.suppress(RuntimeError):
+            checkpoints.finish()
+
+
+def _resumed(
+    objective: nn.Module, optimizer: torch.optim.Optimizer, checkpoints: Checkpoints, place: Place
+) -> tuple[int, dict[str, Any]]:
+    """Step and figures to go on from; rank 0 alone reads the checkpoint and hands it to the others."""
+    first, kept = 0, {}
+    if place.rank == 0:
+        checkpoints.begin()
+        first, kept = checkpoints.restore(objective, optimizer)
+    if place.world > 1:
+        from torch import distributed
+
+        handed = [(checkpoints.attempt, first, objective.state_dict(), optimizer.state_dict())]
+        with among_peers():
+            distributed.broadcast_object_list(handed)
+        if place.rank:
+            checkpoints.attempt, first, weights, state = handed[0]
+            objective.load_state_dict(weights)
+            optimizer.load_state_dict(state)
+    return first, kept
+
+
 def _update(
-    model: nn.Module,
+    objective: nn.Module,
     batch: Batch,
     step: int,
     optimizer: torch.optim.Optimizer,
     training: Training,
-    last_good: Path,
-) -> dict[str, torch.Tensor]:
-    """One optimiser step; refuses a loss or a gradient that is not finite before it reaches the weights."""
+    checkpoints: Checkpoints,
+    place: Place,
+) -> tuple[dict[str, Tensor], int]:
+    """One optimiser step; refuses a loss or a gradient that is not finite before it reaches the weights.
+
+    Returns sums of figure × lines over the lines of this worker, and their number.
+    """
+    progress = step / training.steps
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate(step, training)
-    loss, figures = model(batch, step / training.steps)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    norm = nn.utils.clip_grad_norm_(model.parameters(), training.clip)
+        group["lr"] = learning_rate(step, training) * group["rate"](progress)
+
+    def loss(share: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        with device.precision(share.ink.device):
+            value, figures = objective(share, progress)
+        return value, figures | {"padding": 1 - share.valid.float().mean()}
+
+    # Masks, offsets and dropout hang on the step alone: that makes a resumed run equal an uninterrupted one.
+    seed = training.seed * 1_000_003 + step * 64
+    sums = shares.gradient(objective, loss, shares.split(batch, training.shares // place.world), place, seed)
+    norm = nn.utils.clip_grad_norm_(objective.parameters(), training.clip)
     if not torch.isfinite(norm):
-        raise ValueError(
-            f"the loss is {loss.item()} and its gradient {norm.item()} at step {step} (lines {', '.join(batch.line_ids[:4])} …); "
-            f"the last good checkpoint is in {last_good}: lower the learning rate and run again"
-        )
+        raise ValueError(_not_finite(sums, norm.item(), step, checkpoints, place))
     optimizer.step()
-    return figures
+    return sums.figures, len(batch.line_ids)
+
+
+def _not_finite(sums: shares.Sums, norm: float, step: int, checkpoints: Checkpoints, place: Place) -> str:
+    """The same sentence on every worker: whichever had the lines, and rank 0 knows of the checkpoint."""
+    with contextlib.suppress(RuntimeError):
+        checkpoints.finish()
+    losses = [(value.item(), line_ids) for value, line_ids in sums.losses]
+    told = [(losses, checkpoints.last_good)]
+    if place.world > 1:
+        from torch import distributed
+
+        told = [None] * place.world
+        with among_peers():
+            distributed.all_gather_object(told, (losses, checkpoints.last_good))
+    everywhere = [share for own, _ in told for share in own]
+    loss, line_ids = next((share for share in everywhere if not math.isfinite(share[0])), everywhere[0])
+    return (
+        f"the loss is {loss} and its gradient {norm} at step {step} (lines {', '.join(line_ids[:4])} …); "
+        f"the last good checkpoint is {told[0][1]}: lower the learning rate and run again"
+    )
+
+
+def _collect(window: Window, place: Place) -> None:
+    """Rank 0's window gets what all the others have seen since the last time."""
+    if place.world == 1:
+        return
+    from torch import distributed
+
+    windows = [None] * place.world if place.rank == 0 else None
+    with among_peers():
+        distributed.gather_object(window.state(), windows)
+    if place.rank == 0:
+        for other in windows[1:]:
+            window.add(other["sums"], other["count"])
+    else:
+        window.sums, window.count = {}, 0
 
 
 class Window:
-    """Means of figures over the steps since the last log line; a checkpoint between two lines keeps what was summed."""
+    """Means over the lines of the steps since the last log line; a checkpoint between two lines keeps what was summed."""
 
     def __init__(self, sums: dict[str, float] | None = None, count: int = 0) -> None:
         self.sums: dict[str, Any] = dict(sums or {})
         self.count = count
 
-    def add(self, figures: dict[str, torch.Tensor]) -> None:
-        self.count += 1
+    def add(self, figures: dict[str, Any], count: int) -> None:
+        """figures: sums of figure × lines over `count` lines."""
+        self.count += count
         for name, value in figures.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
@@ -132,8 +218,40 @@ class Window:
         return {name: float(total) / self.count for name, total in self.sums.items()}
 
 
+class Pace:
+    """Lines per second, and the share of the time in which data were waited for, since the last log line."""
+
+    def __init__(self) -> None:
+        self.since, self.waited, self.lines = time.monotonic(), 0.0, 0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        before = time.monotonic()
+        yield
+        self.waited += time.monotonic() - before
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        before = time.monotonic()
+        yield
+        self.since += time.monotonic() - before
+
+    def figures(self) -> dict[str, float]:
+        seconds = time.monotonic() - self.since
+        return {"lines_per_second": self.lines / seconds, "data_wait": self.waited / seconds}
+
+
 def _groups(objective: nn.Module, training: Training) -> list[dict[str, Any]]:
-    """Weight decay on matrices only: norms and biases have nothing to decay to."""
-    matrices = [p for p in objective.parameters() if p.requires_grad and p.ndim > 1]
-    rest = [p for p in objective.parameters() if p.requires_grad and p.ndim <= 1]
-    return [{"params": matrices, "weight_decay": training.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    """Parameters of the same `rate` and decay. Weights decay on matrices only: norms and biases have nothing to decay to.
+
+    rate: factor on the learning rate as a function of progress: what the objective's `rate_of(name)` says, else 1.
+    """
+    rate_of = getattr(objective, "rate_of", lambda name: Rate())
+    groups: dict[tuple[Any, bool], list[nn.Parameter]] = {}
+    for name, parameter in objective.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((rate_of(name), parameter.ndim > 1), []).append(parameter)
+    return [
+        {"params": groups[key], "rate": key[0], "weight_decay": training.weight_decay if key[1] else 0.0}
+        for key in sorted(groups, key=lambda key: (-key[0].factor, -key[1]))
+    ]

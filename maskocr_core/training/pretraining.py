@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from maskocr_core import artifacts
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Config
-from maskocr_core.data import batches
-from maskocr_core.training import checkpoint, objectives
+from maskocr_core.data import batches, budgets, lines
+from maskocr_core.training import checkpoint, objectives, pictures, probing
+from maskocr_core.training.checkpoints import Checkpoints
 from maskocr_core.training.log import TrainingLog
-from maskocr_core.training.loop import Place, fit
+from maskocr_core.training.loop import fit
+from maskocr_core.training.shares import Place
 
 
 def train(
@@ -24,10 +29,11 @@ def train(
     place = Place(rank, world)
     torch.manual_seed(config.pretrain.seed)
     encoder = checkpoint.new_encoder(config.model, config.data.height)
-    objective = objectives.MaskedLabels(
-        encoder, checkpoint.load_codebook(Artifact(codebook), config.data.direction), config.mask
+    objective = objectives.MaskedPrediction(
+        encoder, checkpoint.load_codebook(Artifact(codebook), config.data), config.mask
     )
     source = batches.Stream(Artifact(data), Artifact(selection), "unlabeled", config.data)
+    watch = Watch(objective, config, data, selection, folder) if rank == 0 else None
     log = TrainingLog(folder / "log.jsonl")
 
     def stream(first: int):
@@ -41,8 +47,71 @@ def train(
         )
 
     figures = fit(
-        objective, stream, config.pretrain, checkpoint.Checkpoints(folder / "checkpoints"), place=place, log=log.add
+        objective,
+        stream,
+        config.pretrain,
+        Checkpoints(
+            folder / "checkpoints", artifacts.in_store(folder / "checkpoints"), (log.path, folder / "probe.json")
+        ),
+        place=place,
+        log=lambda step, row: log.add(step, row | watch.last()) if watch else None,
+        after=watch.look if watch else lambda step: None,
     )
     if place.rank == 0:
-        checkpoint.save_encoder(encoder, config.model, config.data.height, folder / "encoder", config.data.direction)
-    return {**figures, "steps": float(config.pretrain.steps)}
+        checkpoint.save_encoder(encoder, config.model, config.data, folder / "encoder")
+    return {**figures, **(watch.last() if watch else {}), "steps": float(config.pretrain.steps)}
+
+
+class Watch:
+    """Looks at the model `LOOKS` times along its way: a picture of a few hidden lines, and the CTC probe if labels are given for it.
+
+    The pictures are in `folder/pictures`, the probe's readings beside them, so that a resumed run goes on with them.
+    """
+
+    LOOKS = 8
+    LINES = 4
+
+    def __init__(
+        self, objective: objectives.MaskedPrediction, config: Config, data: Path, selection: Path, folder: Path
+    ):
+        self.objective, self.training, self.folder = objective, config.pretrain, folder / "pictures"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.shown = self._shown(Artifact(data), Artifact(selection), config)
+        self.path = folder / "probe.json"
+        self.readings: list[list[float]] = json.loads(self.path.read_text()) if self.path.is_file() else []
+        self.probed: tuple[batches.Lines, batches.Lines] | None = None
+        if config.pretrain.probe_labels:
+            tables = [lines.selected(Artifact(data), Artifact(selection), split) for split in ("train", "val")]
+            if not all(table.num_rows for table in tables):
+                raise ValueError(
+                    f"pretrain.probe_labels={config.pretrain.probe_labels} asks for labelled training and validation lines, and there are none: set it to 0"
+                )
+            tables[0] = budgets.nested(tables[0], config.pretrain.probe_labels)
+            self.probed = tuple(batches.Lines(Artifact(data), table, config.data) for table in tables)
+
+    def look(self, step: int) -> None:
+        """Draw and probe if `step` is the first checkpoint at or after another eighth of the training, or the first of all."""
+        every, total = self.training.checkpoint_every, self.training.steps
+        eighth = lambda done: done * self.LOOKS // total  # noqa: E731
+        if step != every and eighth(step) == eighth(max(0, step - every)) and step != total:
+            return
+        picture, _ = pictures.of_lines(self.objective, self.shown, step / total, self.training.seed)
+        name = f"step-{step:08d}.png"
+        artifacts.write_bytes(self.folder / name, pictures.png(picture))
+        shown = {path.name: self.shown.line_ids for path in sorted(self.folder.glob("step-*.png"))}
+        artifacts.write_json(self.folder / "shown.json", shown)
+        if self.probed:
+            encoder = self.objective.model.encoder
+            reading = [step, round(probing.validation_cer(encoder, *self.probed), 5)]
+            self.readings = [earlier for earlier in self.readings if earlier[0] < step] + [reading]
+            artifacts.write_json(self.path, self.readings)
+
+    def last(self) -> dict[str, float]:
+        return {"probe_cer": self.readings[-1][1]} if self.readings else {}
+
+    def _shown(self, data: Artifact, selection: Artifact, config: Config) -> batches.Batch:
+        """The lines of the picture: the first in the order of the lot, of about the same width, the same at every look."""
+        shard = next(shard for shard in lines.shards(data, "unlabeled") if lines.count_selected(data, selection, shard))
+        source = batches.Lines(data, lines.selected_of(data, selection, shard), config.data, keep=0)
+        order = np.argsort(np.abs(source.widths - np.median(source.widths)), kind="stable")
+        return source.collate(order[: self.LINES])

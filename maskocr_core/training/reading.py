@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from maskocr_core import artifacts
 from maskocr_core.artifacts import Artifact
 from maskocr_core.data.batches import Lines
 from maskocr_core.judging import metrics
@@ -33,7 +34,7 @@ PREDICTIONS = pa.schema(
 def read_with(folder: Path, source: Lines, what: str) -> list[str]:
     """Texts of all lines as the recogniser in `folder` reads them, prepared as its own training lines were."""
     recognizer, facts = checkpoint.load_recognizer(folder)
-    geometry = source.data.model_copy(update={name: facts[name] for name in ("height", "max_width", "direction")})
+    geometry = source.data.model_copy(update={name: facts[name] for name in checkpoint.PREPARED})
     if geometry != source.data:
         source = source.with_geometry(geometry)
     progress = Progress(f"evaluate {what}", total=len(source))
@@ -110,6 +111,42 @@ def examples(source: Lines, readings: list[Readings], candidate: str) -> list[di
         for place in places
         for reading in readings
     ]
+
+
+PICTURES = "pretraining"  # folder of the pictures of pre-training beside the recognisers
+
+
+def keep_pictures(encoder: Artifact, recognizers: Path) -> None:
+    """Keep the encoder's pictures of the labels, of the first look and of the last beside the recognisers that came of it."""
+    names = sorted(name for name in encoder.names() if name.startswith("pictures/"))
+    looks = [name for name in names if Path(name).name.startswith("step-")]
+    kept = [name for name in names if name not in looks[1:-1]]
+    for name in kept:
+        artifacts.write_bytes(recognizers / PICTURES / Path(name).name, encoder.read_bytes(name))
+    if kept:
+        shown = encoder.read_json("shown.json")
+        here = {f"{PICTURES}/{Path(name).name}": shown[name] for name in kept if name in shown}
+        artifacts.write_json(recognizers / "shown.json", here)
+
+
+def pictures(recognizers: Artifact) -> list[dict[str, str]]:
+    """Title and PNG, as base64, of each picture that `keep_pictures` kept."""
+    found = []
+    for name in sorted(name for name in recognizers.names() if name.startswith(f"{PICTURES}/")):
+        step = Path(name).stem.removeprefix("step-").lstrip("0")
+        title = (
+            "The mean ink of the labels that come most often."
+            if step == "codebook"
+            else f"After {int(step):,} steps: lines as they are, as the model sees them, and with the labels that it predicts."
+        )
+        found.append({"title": title, "png": base64.b64encode(recognizers.read_bytes(name)).decode()})
+    return found
+
+
+def pictured(recognizers: Artifact) -> set[str]:
+    """Ids of the lines that the kept pictures show."""
+    shown = recognizers.read_json("shown.json") if "shown.json" in recognizers.names() else {}
+    return {line for lines in shown.values() for line in lines}
 
 
 def notes(lines: Artifact, runs: dict[str, Any]) -> list[str]:

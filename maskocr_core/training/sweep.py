@@ -39,7 +39,7 @@ def transfer_runs(starts: list[str], config: Config, encoder: Path) -> list[Run]
             f"{start} base",
             TRANSFER,
             0,
-            config.sweep.learning_rates[0],
+            config.sweep.transfer_learning_rate,
             config.sweep.seeds[0],
             config.sweep.transfer_steps,
             encoder=str(encoder) if start == "both" else None,

@@ -1,0 +1,217 @@
+"""Does masked pre-training help on real handwriting? `python benchmarks/method.py [--data FOLDER] [--work FOLDER] [PACK …]`
+
+For each pack of lines: ingest (with the labelled lines of a related pack), validate, fit, quantize, pre-train, then
+fine-tune scratch, transfer, pre-trained and both, by one rule for all: the same cap of steps, the same validations, the
+best checkpoint on validation. Two learning rates are tried for each start on the first seed at the smaller budget, and the
+better one on validation is kept for its other runs. All of it are the stages of maskocr in a work folder of its own, so that a stop loses
+nothing and nothing is made twice; hours on two cores. Every figure is of the validation lines: the test lines are not read.
+
+Writes `results/method.json` of the packs that are finished in the work folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks import results
+from maskocr_core import config, stages
+from maskocr_core.artifacts import Artifact
+from maskocr_core.config import Config
+from maskocr_core.data.batches import Lines
+from maskocr_core.data.lines import selected
+from maskocr_core.judging import comparison
+from maskocr_core.training import reading
+
+ROOT = Path(__file__).parents[1]
+STARTS = ("scratch", "transfer", "pretrained", "both")
+RATES, SEEDS = (1e-3, 2e-3), (0, 1)
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A folder of lines, the folder of labelled lines to transfer from, and the budgets of labels."""
+
+    name: str
+    transfer: str
+    budgets: tuple[int, ...]
+
+
+PACKS = {
+    pack.name: pack
+    for pack in (Pack("fr_hand", "modern_hand_fr", (300, 1000)), Pack("medieval_hand", "early_print_fr", (1000,)))
+}
+
+
+def settings(*overrides: str) -> Config:
+    """The recipe `laptop` for handwriting, with overrides."""
+    return config.load("laptop", overrides)
+
+
+class Road:
+    """The stages of one pack in a folder."""
+
+    def __init__(self, pack: Pack, data: Path, work: Path):
+        self.pack, self.data, self.home = pack, data, work / pack.name
+        self.home.mkdir(parents=True, exist_ok=True)
+        os.environ["MASKOCR_WORK"] = str(self.home / "stages")
+
+    def prepare(self) -> None:
+        """Everything up to the encoder."""
+        at, base = self.home, settings()
+        stages.get("ingest")(
+            base,
+            data_uri=str(self.data / self.pack.name),
+            transfer_uri=str(self.data / self.pack.transfer),
+            lines_out=at / "lines",
+        )
+        lines = {"lines": at / "lines"}
+        stages.get("validate")(base, **lines, validation_out=at / "validation")
+        stages.get("fit")(base, **lines, validation=at / "validation", selection_out=at / "selection")
+        lines["selection"] = at / "selection"
+        stages.get("quantize")(base, **lines, codebook_out=at / "codebook")
+        stages.get("pretrain")(base, **lines, codebook=at / "codebook", encoder_out=at / "encoder")
+
+    def finetune(self, name: str, *overrides: str) -> tuple[Path, dict[str, Any]]:
+        """The output of a sweep and its `runs.json`."""
+        out = self.home / name
+        stages.get("finetune")(
+            settings(*overrides),
+            lines=self.home / "lines",
+            selection=self.home / "selection",
+            encoder=self.home / "encoder",
+            recognizers_out=out,
+        )
+        return out, json.loads((out / "runs.json").read_text())
+
+    def rates(self) -> dict[str, float]:
+        """The learning rate of each start that is best on validation, tried on the first seed at the smallest budget."""
+        _, made = self.finetune(
+            "tried",
+            f"sweep.budgets=[{min(self.pack.budgets)}]",
+            f"sweep.seeds=[{SEEDS[0]}]",
+            f"sweep.learning_rates={list(RATES)}",
+        )
+        return {run["name"]: run["learning_rate"] for run in made["runs"] if run["chosen"]}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """For each budget a row a start, held against scratch over the documents of validation."""
+        rates, rows = self.rates(), []
+        for budget in self.pack.budgets:
+            read, of_start = [], {}
+            for start, rate in rates.items():
+                out, made = self.finetune(
+                    f"{start}-{budget}",
+                    f'sweep.starts=["{start}"]',
+                    f"sweep.budgets=[{budget}]",
+                    f"sweep.seeds={list(SEEDS)}",
+                    f"sweep.learning_rates=[{rate}]",
+                )
+                of_start[start] = made
+                read += reading.read_starts(out, made["runs"], self.validation())
+            rows += [{"budget": budget} | row for row in self.compared(read, of_start)]
+        return rows
+
+    def compared(self, read: list[comparison.Readings], made: dict[str, dict]) -> list[dict[str, Any]]:
+        source, gate = self.validation(), settings().gate
+        against = comparison.Test(source.texts, source.documents, gate.confidence, gate.min_documents)
+        rows, _ = comparison.compare(against, read, "scratch", None)
+        scratch = next(row for row in read if row.start == "scratch")
+        for row, readings in zip(rows, read):
+            runs = [run for run in made[row["start"]]["runs"] if run["chosen"]]
+            row["learning_rate"] = runs[0]["learning_rate"]
+            row["by_seed"] = {
+                mark: [run["validation_cer"][mark] for run in runs] for mark in ("quarter", "half", "all")
+            }
+            row["cpu_minutes"] = sum(run["cpu_seconds"] for run in runs) / len(runs) / 60
+            if readings is not scratch:
+                row["difference"] = asdict(against.difference(readings.by_mark["all"], scratch.by_mark["all"]))
+                row["lower_than_scratch"] = 1 - row["cer"]["all"]["value"] / rows[0]["cer"]["all"]["value"]
+        return rows
+
+    def validation(self) -> Lines:
+        lines, selection = Artifact(self.home / "lines"), Artifact(self.home / "selection")
+        return Lines(lines, selected(lines, selection, "val"), settings().data)
+
+    def pretraining(self) -> dict[str, Any]:
+        """What pre-training came to along its way, and what it cost."""
+        encoder = Artifact(self.home / "encoder")
+        log = [json.loads(line) for line in (self.home / "encoder/log.jsonl").read_text().splitlines() if line]
+        by_step = {int(row["step"]): row for row in log}
+        every = max(1, len(by_step) // 24)
+        kept = ("step", "masked_loss", "visible_loss", "masked_accuracy", "masking_probability", "probe_cer")
+        along = [
+            {name: row[name] for name in kept if name in row} for row in list(by_step.values())[every - 1 :: every]
+        ]
+        return {"metrics": encoder.metrics, "along": along, "codebook": Artifact(self.home / "codebook").metrics}
+
+
+def figures(packs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """How much lower than scratch each start is, with the spread over seeds; the goals of pre-training alone."""
+    goals = {("fr_hand", 300): 0.25, ("fr_hand", 1000): 0.20, ("medieval_hand", 1000): 0.20}
+    found = {}
+    for name, pack in packs.items():
+        scratch = {row["budget"]: row for row in pack["rows"] if row["start"] == "scratch"}
+        for row in pack["rows"]:
+            base = scratch[row["budget"]]["by_seed"]["all"]
+            key = f"{name}_{row['budget']}_{row['start']}"
+            found[f"cer_{key}"] = {
+                "value": row["cer"]["all"]["value"],
+                "unit": "CER on the validation lines, mean over seeds",
+                "goal": None,
+                "better": "lower",
+                "spread": [min(row["by_seed"]["all"]), max(row["by_seed"]["all"])],
+            }
+            if row["start"] != "scratch":
+                shares = [1 - own / other for own, other in zip(row["by_seed"]["all"], base)]
+                found[f"lower_than_scratch_{key}"] = {
+                    "value": row["lower_than_scratch"],
+                    "unit": "share of the CER of scratch",
+                    "goal": goals[name, row["budget"]] if row["start"] == "pretrained" else None,
+                    "better": "higher",
+                    "spread": [min(shares), max(shares)],
+                }
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("packs", nargs="*", default=list(PACKS), help=f"of {', '.join(PACKS)}; all by default")
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="where the packs lie")
+    parser.add_argument("--work", type=Path, default=ROOT / "work" / "method", help="where the stages work")
+    arguments = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    done = {}
+    for name in arguments.packs:
+        road = Road(PACKS[name], arguments.data.absolute(), arguments.work.absolute())
+        road.prepare()
+        rows = road.rows()
+        source = road.validation()
+        done[name] = {
+            "rows": rows,
+            "pretraining": road.pretraining(),
+            "lines": len(source),
+            "documents": len(set(source.documents)),
+            "data": source.artifact.version,
+        }
+    path = results.save(
+        "method",
+        command="python benchmarks/method.py",
+        figures=figures(done),
+        seeds=list(SEEDS),
+        data={name: pack["data"] for name, pack in done.items()},
+        runs=[{"pack": name} | pack for name, pack in done.items()],
+    )
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

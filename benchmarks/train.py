@@ -1,0 +1,277 @@
+"""Speed of pre-training beside other ways to do it, on the same lines: `python benchmarks/train.py`.
+
+Part (a) is our own step: where its time goes, and its operations a second over those of a large matrix product; (b) are
+contenders that take turns on one core with one thread; (c) are two workers against one. Ratios are of the same round.
+Let nothing else run meanwhile. Peers that are not given are left out, and said to be; docs/speed_of_training.md says how
+they are had. With all of them:
+
+    python benchmarks/train.py --pero work/pero-pretraining --ketos work/kraken/bin/ketos
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import os
+import random
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+
+from benchmarks import data_corpus, results, train_figures
+from benchmarks.data import race
+from benchmarks.data_contenders import select_all
+from benchmarks.train_contenders import Authors, Ketos, Obvious, Ours, Peer
+from benchmarks.train_profile import STEPS, Profile
+from maskocr_core import artifacts, config, stages
+from maskocr_core.artifacts import Artifact
+from maskocr_core.config import Config
+from maskocr_core.data import batches, lines
+from maskocr_core.model import step_features
+from maskocr_core.model.codebook import Codebook
+from maskocr_core.training import checkpoint, pretraining
+from maskocr_core.training.distributed import data_parallel
+from maskocr_core.training.log import TrainingLog
+
+REPOSITORY = Path(__file__).parents[1]
+PROFILED = ("pilot", "small", "base")  # 128 × 4, 192 × 6 and 512 × 6
+LIBRARIES = ("torch", "numpy", "einops")
+ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Unlabelled lines as `ingest` leaves them, all selected, and the images that they were made of."""
+
+    lines: Path
+    selection: Path
+    images: list[bytes]
+
+    def decoded(self, settings: Config) -> batches.Lines:
+        """The lines as training reads them, decoded in memory for good."""
+        data, selection = Artifact(self.lines), Artifact(self.selection)
+        source = batches.Lines(data, lines.selected(data, selection, "unlabeled"), settings.data, keep=1 << 40)
+        for place in range(len(source)):
+            source.pixels(place)
+        return source
+
+
+def prepare(pack: Path, count: int, home: Path) -> Corpus:
+    """`count` lines of a pack, drawn by lot. Raises ValueError if it has fewer."""
+    rows = data_corpus.real(pack)
+    labelled = [row for row in rows if row["split"] in data_corpus.SPLITS]  # ingest asks for some
+    unlabelled = [row for row in rows if row["split"] not in data_corpus.SPLITS]
+    if len(unlabelled) < count:
+        raise ValueError(f"{pack} has {len(unlabelled)} unlabelled lines: lower --lines={count}, or give another pack")
+    unlabelled = random.Random(0).sample(unlabelled, count)
+    data_corpus.write_parquet(iter(labelled + unlabelled), home / "raw")
+    os.environ.update(MASKOCR_WORK=str(home / "work"), MASKOCR_MAP="inline")
+    stages.get("ingest")(config.load("base"), data_uri=str(home / "raw"), lines_out=home / "lines")
+    select_all(home)
+    return Corpus(home / "lines", home / "selection", [row["image"] for row in unlabelled])
+
+
+def codebook(settings: Config) -> Codebook:
+    """One of the recipe's shape with centroids drawn at random: labels cost the same whatever they say."""
+    generator = torch.Generator().manual_seed(0)
+    features = settings.data.height * settings.codebook.window
+    components, clusters = settings.codebook.components, settings.codebook.clusters
+    drawn = (
+        torch.randn(size, generator=generator) for size in ((features,), (components, features), (clusters, components))
+    )
+    return Codebook(settings.data.height, step_features.Pixels(settings.codebook.window), *drawn)
+
+
+def profiles(corpus: Corpus, names: list[str], rounds: int) -> dict[str, list[dict[str, Any]]]:
+    """Rounds of some steps of our training with every part timed, for each recipe."""
+    run = {}
+    for name in names:
+        settings = config.load(name)
+        profile = Profile(Ours(settings, corpus.decoded(settings), codebook(settings)))
+        profile.run(0)
+        run[name] = [profile.run(number) for number in range(1, rounds + 1)]
+        print(f"profile of {name}: {run[name][-1]['lines'] / run[name][-1]['seconds']:.1f} lines/s", flush=True)
+    return run
+
+
+def contenders(arguments: argparse.Namespace, corpus: Corpus, home: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Everyone who races, by name, and why who is left out is."""
+    skip, noise = (config.load(arguments.recipe, [f"mask.hide={hide}"]) for hide in ("skip", "noise"))
+    source, book = corpus.decoded(skip), codebook(skip)
+    found = {
+        "skip": Ours(skip, source, book),
+        "noise": Ours(noise, source, book),
+        "obvious": Peer(Obvious(noise), noise, source, book),
+        "bucketed": Peer(Obvious(noise), noise, source, book, bucketed=True),
+    }
+    missing = {}
+    if not arguments.pero:
+        missing["authors"] = "no --pero, a checkout of github.com/DCGM/pero-pretraining"
+    elif not importlib.util.find_spec("einops"):
+        missing["authors"] = "einops, which it imports, is not installed"
+    else:
+        found["authors"] = Peer(Authors(noise, arguments.pero), noise, source, book)
+    if arguments.ketos:
+        found["ketos"] = Ketos(arguments.ketos, corpus.images[: arguments.ketos_lines], home / "ketos")
+    else:
+        missing["ketos"] = "no --ketos, the program of an environment with kraken"
+    for name, reason in missing.items():
+        print(f"{train_figures.TITLES[name]}: left out, {reason}", flush=True)
+    return found, missing
+
+
+class Workers:
+    """Pre-training as the stage runs it, on Ray workers of one thread each; the rate is that of its own log."""
+
+    def __init__(self, count: int, settings: Config, corpus: Corpus, book: Path, folder: Path):
+        self.count, self.settings, self.corpus, self.book, self.folder = count, settings, corpus, book, folder
+
+    def run(self, number: int) -> dict[str, float]:
+        folder = self.folder / f"{self.count}-{number}"
+        log = folder / "log.jsonl"
+        data_parallel(
+            pretraining.train,
+            (self.settings, self.corpus.lines, self.corpus.selection, self.book, folder),
+            workers=self.count,
+            log=log,
+            what=f"{self.count} workers",
+            steps=self.settings.pretrain.steps,
+            registry=self.settings.registry,
+        )
+        _, *rows = TrainingLog(log).rows()  # the first has the start in it
+        return of_log(rows, self.settings.pretrain.batch)
+
+
+def of_log(rows: list[dict[str, float]], batch: int) -> dict[str, float]:
+    """Lines and seconds of a training log's rows, of `loop.LOG_EVERY` steps each."""
+    from maskocr_core.training.loop import LOG_EVERY
+
+    lines_each = LOG_EVERY * batch
+    return {
+        "lines": lines_each * len(rows),
+        "seconds": sum(lines_each / row["lines_per_second"] for row in rows),
+    }
+
+
+def workers_race(settings: Config, corpus: Corpus, steps: int, rounds: int, home: Path) -> list[dict]:
+    """Rounds of one worker and of two, over the same steps."""
+    training = settings.pretrain.model_copy(update={"steps": steps, "checkpoint_every": steps})
+    settings = settings.model_copy(update={"pretrain": training})
+    checkpoint.save_codebook(codebook(settings), settings.data, home / "codebook")
+    artifacts.finish(home / "codebook", kind="codebook", config={}, metrics={})
+    racers = {
+        f"workers_{count}": (Workers(count, settings, corpus, home / "codebook", home / "trained"), {})
+        for count in (1, 2)
+    }
+    return race(racers, rounds)
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """This process, and what it starts, on one core."""
+    all_of_them = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(all_of_them)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, all_of_them)
+
+
+def measured(arguments: argparse.Namespace, corpus: Corpus, home: Path) -> dict[str, Any]:
+    """Every part that was asked for: {"profile", "race", "workers", "parameters", "left_out"}."""
+    run: dict[str, Any] = {"profile": {}, "race": [], "workers": [], "parameters": {}, "left_out": {}}
+    with one_core():
+        if "profile" in arguments.parts:
+            run["profile"] = profiles(corpus, arguments.profiled, arguments.rounds)
+        if "race" in arguments.parts:
+            racers, run["left_out"] = contenders(arguments, corpus, home)
+            for name, racer in racers.items():
+                if name != "ketos":  # which starts anew each time
+                    racer.run(0)
+            run["race"] = race({name: (racer, {}) for name, racer in racers.items()}, arguments.rounds)
+            run["parameters"] = {name: racer.parameters for name, racer in racers.items()}
+    if "workers" in arguments.parts:
+        if len(os.sched_getaffinity(0)) < 2:
+            print("two workers: left out, there is one core", flush=True)
+        else:
+            settings = config.load(arguments.recipe)
+            run["workers"] = workers_race(settings, corpus, arguments.worker_steps, arguments.rounds, home)
+    return run
+
+
+def main(words: list[str]) -> Path:
+    """Measure and write the result."""
+    arguments = parsed(words)
+    torch.set_num_threads(1)
+    os.environ.update({name: "1" for name in ONE_THREAD} | {"CUDA_VISIBLE_DEVICES": ""})
+    home = Path(tempfile.mkdtemp(prefix="benchmark-", dir=arguments.work))
+    try:
+        corpus = prepare(arguments.data, arguments.lines, home)
+        run = measured(arguments, corpus, home)
+        widths = corpus.decoded(config.load(arguments.recipe)).widths
+    finally:
+        shutil.rmtree(home)
+    run |= {"recipe": arguments.recipe, "lines": arguments.lines, "mean_width": float(widths.mean())}
+    path = results.save(
+        arguments.name,
+        command=" ".join(["python", "benchmarks/train.py", *words]),
+        figures=train_figures.all_of(run),
+        runs=[run | {"libraries": _versions()}],
+        data={f"{arguments.data.parent.name}/{arguments.data.name}": _digest(arguments.data)},
+    )
+    print(train_figures.table(results.load(arguments.name)))
+    return path
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in LIBRARIES if importlib.util.find_spec(name)}
+
+
+def _digest(pack: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(pack.glob("*.parquet")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def parsed(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    number = {"type": int}
+    parser.add_argument("--data", type=Path, default=REPOSITORY / "sample/target", help="a pack of Parquet files")
+    parser.add_argument("--lines", **number, default=1280, help="unlabelled lines in an epoch (default: 1280)")
+    parser.add_argument("--rounds", **number, default=5, help="rounds of each race (default: 5)")
+    parser.add_argument("--recipe", default="small", help="of the races (default: small)")
+    parser.add_argument("--profiled", nargs="*", default=list(PROFILED), help="recipes whose step is taken apart")
+    parser.add_argument("--pero", type=Path, help="a checkout of github.com/DCGM/pero-pretraining")
+    parser.add_argument("--ketos", type=Path, help="the program `ketos` of an environment with kraken")
+    parser.add_argument("--ketos-lines", **number, default=128, help="lines that it is given (default: 128)")
+    parser.add_argument("--worker-steps", **number, default=60, help="steps of each worker run (default: 60)")
+    parts = ("profile", "race", "workers")
+    parser.add_argument("--parts", nargs="*", choices=parts, default=list(parts), help="what is measured")
+    parser.add_argument("--name", default="train", help="of the result (default: train)")
+    parser.add_argument(
+        "--work", type=Path, default=None, help="where files are kept meanwhile (default: the system's)"
+    )
+    arguments = parser.parse_args(words)
+    batch = config.load(arguments.recipe).pretrain.batch
+    if arguments.lines % batch or arguments.lines < STEPS * batch:
+        parser.error(
+            f"--lines {arguments.lines} is no multiple of the batch of {batch} lines, or fewer than {STEPS} of them"
+        )
+    return arguments
+
+
+if __name__ == "__main__":
+    print(main(sys.argv[1:]))

@@ -1,0 +1,181 @@
+"""From rounds of `train.py` to figures with their goals and spreads, and from its result to Markdown."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+OURS = "skip"
+ROUNDS = 5  # fewer are a trial
+OF_PEAK = {"pilot": 0.5}  # goals for the blocks; of the larger ones:
+OF_PEAK_LARGER = 0.7
+AHEAD = {"obvious": 1.4, "authors": 1.4}
+WORKERS = 1.8
+TITLES = {
+    "skip": "**maskocr**, hidden steps left out (`mask.hide=skip`)",
+    "noise": "**maskocr**, noise over hidden steps (`mask.hide=noise`)",
+    "obvious": "`nn.TransformerEncoder`, batches as they come",
+    "bucketed": "`nn.TransformerEncoder`, in our batches of similar width",
+    "authors": "the paper authors' model class",
+    "ketos": "kraken's `ketos pretrain`, 48 px",
+}
+PARTS = {
+    "data": "batches (lines decoded already)",
+    "labels": "labels",
+    "stem": "stem",
+    "blocks": "blocks",
+    "asking": "cross-attention for hidden steps",
+    "head": "heads",
+    "loss": "losses",
+    "optimiser": "gradient norm, optimiser",
+    "rest": "the rest: masks, gathering, adding gradients",
+}
+
+Figure = dict[str, Any]
+Rounds = list[dict[str, Any]]
+
+
+def all_of(run: dict[str, Any]) -> dict[str, Figure]:
+    """Every figure by name; run: what `train.measured` gives."""
+    found = {}
+    for recipe, rounds in run["profile"].items():
+        found |= _profile(recipe, rounds)
+    found |= _race(run["race"])
+    if run["workers"]:
+        speeds = [{name: _speed(answer) for name, answer in row.items()} for row in run["workers"]]
+        for name in speeds[0]:
+            found[name] = _figure([row[name] for row in speeds], "lines/s", "higher")
+        ratios = [row["workers_2"] / row["workers_1"] for row in speeds]
+        found["workers_2_over_1"] = _figure(ratios, "×", "higher", WORKERS)
+    return found
+
+
+def _profile(recipe: str, rounds: Rounds) -> dict[str, Figure]:
+    """Peak and speed, and of each part its share of the step and its operations a second over the peak."""
+    found = {
+        f"peak_{recipe}": _figure([row["peak"] / 1e9 for row in rounds], "GFLOP/s", "higher"),
+        f"step_{recipe}": _figure([_speed(row) for row in rounds], "lines/s", "higher"),
+    }
+    for part in rounds[0]["parts"]:
+        spent = [row["parts"][part] for row in rounds]
+        shares = [each["seconds"] / row["seconds"] for each, row in zip(spent, rounds)]
+        found[f"share_{recipe}_{part}"] = _figure(shares, "of a step", "lower")
+        if spent[0]["operations"]:
+            rates = [each["operations"] / each["seconds"] / row["peak"] for each, row in zip(spent, rounds)]
+            goal = OF_PEAK.get(recipe, OF_PEAK_LARGER) if part == "blocks" else None
+            found[f"of_peak_{recipe}_{part}"] = _figure(rates, "of the peak", "higher", goal)
+    return found
+
+
+def _race(rounds: Rounds) -> dict[str, Figure]:
+    """Speeds, and our own over each of the others by wall time; over kraken by processor time."""
+    found = {}
+    for name in rounds[0] if rounds else ():
+        found[f"train_{name}"] = _figure([_speed(row[name]) for row in rounds], "lines/s", "higher")
+        found[f"train_cpu_{name}"] = _figure(
+            [_speed(row[name], "cpu_seconds") for row in rounds], "lines/CPU-s", "higher"
+        )
+        if name != OURS:
+            clock = "cpu_seconds" if name == "ketos" else "seconds"
+            ratios = [_speed(row[OURS], clock) / _speed(row[name], clock) for row in rounds]
+            found[f"train_over_{name}"] = _figure(ratios, "×", "higher", AHEAD.get(name))
+    return found
+
+
+def _speed(answer: dict[str, float], clock: str = "seconds") -> float:
+    return answer["lines"] / answer[clock]
+
+
+def _figure(values: list[float], unit: str, better: str, goal: float | None = None) -> Figure:
+    spread = [min(values), max(values)] if len(values) > 1 else None
+    return {"value": statistics.median(values), "unit": unit, "goal": goal, "better": better, "spread": spread}
+
+
+def table(result: dict[str, Any]) -> str:
+    """Operations a second, where a step's time goes, the race, and two workers against one."""
+    figures, run = result["figures"], result["runs"][0]
+    blocks = []
+    if run["profile"]:
+        blocks += [_peak_table(figures, list(run["profile"])), _share_table(figures, run["profile"])]
+    if run["race"]:
+        blocks.append(_race_table(figures, run))
+    if run["workers"]:
+        blocks.append(_workers_line(figures, run))
+    return "\n\n".join([*blocks, _foot(result, run)])
+
+
+def _peak_table(figures: dict[str, Figure], recipes: list[str]) -> str:
+    rows = [
+        "| forward and backward | a large matrix product | blocks, over it | goal | stem, over it | lines/s of the whole step |",
+        "|---|---|---|---|---|---|",
+    ]
+    for recipe in recipes:
+        blocks, stem = figures[f"of_peak_{recipe}_blocks"], figures[f"of_peak_{recipe}_stem"]
+        cells = [
+            f"`{recipe}`",
+            f"{_shown(figures[f'peak_{recipe}'], '.1f')} GFLOP/s",
+            _shown(blocks, ".2f"),
+            f"{blocks['goal']:.2f}",
+            _shown(stem, ".2f"),
+            _shown(figures[f"step_{recipe}"], ".1f"),
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _share_table(figures: dict[str, Figure], profile: dict[str, Rounds]) -> str:
+    rows = [f"| share of a step | {' | '.join(f'`{recipe}`' for recipe in profile)} |", f"|---|{'---|' * len(profile)}"]
+    for part, title in PARTS.items():
+        names = [f"share_{recipe}_{part}" for recipe in profile]
+        if any(name in figures for name in names):
+            cells = [_percent(figures[name]) if name in figures else "" for name in names]
+            rows.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _race_table(figures: dict[str, Figure], run: dict[str, Any]) -> str:
+    rows = [
+        f"| training steps, `{run['recipe']}` | parameters | lines/s | lines per CPU second | maskocr's speed over it |",
+        "|---|---|---|---|---|",
+    ]
+    for name in (name for name in TITLES if name in run["parameters"]):
+        ratio = f"train_over_{name}"
+        cells = [
+            TITLES[name],
+            f"{run['parameters'][name] / 1e6:.2f} M",
+            _shown(figures[f"train_{name}"], ".1f"),
+            _shown(figures[f"train_cpu_{name}"], ".1f"),
+            _shown(figures[ratio], ".2f") if ratio in figures else "",
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    rows += [f"\nLeft out: {TITLES[name]} ({reason})." for name, reason in run["left_out"].items()]
+    return "\n".join(rows)
+
+
+def _workers_line(figures: dict[str, Figure], run: dict[str, Any]) -> str:
+    one, two, ratio = (figures[name] for name in ("workers_1", "workers_2", "workers_2_over_1"))
+    return (
+        f"Two workers of one thread train `{run['recipe']}` at {_shown(two, '.1f')} lines/s, one at {_shown(one, '.1f')}: "
+        f"{_shown(ratio, '.2f')} ×, goal {ratio['goal']:g}."
+    )
+
+
+def _foot(result: dict[str, Any], run: dict[str, Any]) -> str:
+    libraries = ", ".join(f"{name} {version}" for name, version in sorted(run["libraries"].items()))
+    data = ", ".join(f"{name} (`{digest[:12]}`)" for name, digest in result["data"].items())
+    rounds = max(len(run["race"]), len(run["workers"]), *map(len, run["profile"].values()), 0)
+    trial = "" if rounds >= ROUNDS else "**A trial that proves nothing but that the benchmark runs:** "
+    return (
+        f"{trial}`{result['command']}` on {result['cpu']}, one thread each: median and [least, most] of {rounds} rounds, "
+        f"ratios of the same round; {run['lines']:,} lines of {run['mean_width']:.0f} px in the mean; {data}; {libraries}."
+    )
+
+
+def _shown(figure: Figure, form: str) -> str:
+    spread = figure["spread"]
+    inside = f" [{spread[0]:{form}}, {spread[1]:{form}}]" if spread else ""
+    return f"{figure['value']:{form}}{inside}"
+
+
+def _percent(figure: Figure) -> str:
+    return f"{100 * figure['value']:.1f} %"

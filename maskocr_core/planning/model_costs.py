@@ -1,0 +1,131 @@
+"""What the masked model costs a line: parameters, floating-point operations, bytes kept for the backward pass.
+
+An operation is an addition or a multiplication; those of matrix products, convolutions and attention are counted, as
+`torch.utils.flop_counter` counts them, and element-wise ones are not. Bytes are those that autograd keeps. All of it
+follows the modules of `maskocr_core.model`; the tests hold these formulas against them.
+
+Letters as there: D model width, L steps of 8 px, K what is predicted of a step, H height in px.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from maskocr_core.config import STEP, Config
+
+CHANNELS = (32, 64, 96)  # of the convolutional stem
+FLOAT32 = 4
+
+
+@dataclass(frozen=True)
+class Line:
+    """Steps of one line as a batch holds it: `real` ones, `padded` to its batch's width, `seen` by the blocks, and
+    `asked` for by cross-attention, where hidden steps are left out of the encoder (else 0)."""
+
+    real: float
+    padded: float
+    seen: float
+    asked: float
+
+
+def outputs(config: Config) -> int:
+    """K: classes, or pixels, predicted of one step."""
+    return config.codebook.clusters if config.mask.predict == "labels" else config.data.height * STEP
+
+
+def parameters(config: Config) -> dict[str, int]:
+    """Trained numbers of the stem, the blocks with the norms around them, and of what predicts; without the last: the encoder."""
+    D, K = config.model.width, outputs(config)
+    predictor = K * (D + 1)
+    if config.mask.hide == "token":
+        predictor += D
+    if config.mask.hide == "skip":
+        predictor += K * (D + 1) + 12 * D * D + 16 * D
+    return {
+        "stem": _stem_parameters(config),
+        "blocks": config.model.depth * (12 * D * D + 13 * D) + 4 * D,
+        "predictor": predictor,
+    }
+
+
+def forward(config: Config, line: Line) -> dict[str, float]:
+    """Operations of the forward pass of one line, by part."""
+    D, K, V, M = config.model.width, outputs(config), line.seen, line.asked
+    asking = 20 * D * D * M + 4 * D * D * V + 4 * D * M * V if config.mask.hide == "skip" else 0.0
+    return {
+        "stem": line.padded * sum(_stem_layers(config)),
+        "blocks": config.model.depth * (24 * D * D * V + 4 * D * V * V),
+        "asking": asking,
+        "head": 2 * D * K * line.real,
+    }
+
+
+def backward(config: Config, line: Line) -> dict[str, float]:
+    """The same of the backward pass: twice the forward pass, but for the gradient of the pixels, which nobody needs."""
+    twice = {part: 2 * operations for part, operations in forward(config, line).items()}
+    return twice | {"stem": twice["stem"] - line.padded * _stem_layers(config)[0]}
+
+
+def labelling(config: Config, line: Line) -> float:
+    """Operations that find the labels of one line while training: features, projection, distances to all centroids."""
+    if config.mask.predict != "labels":
+        return 0.0
+    D, H, book = config.model.width, config.data.height, config.codebook
+    size, making = {
+        "pixels": (H * book.window, 0.0),
+        "gradients": (H // STEP * 9, 0.0),
+        "random": (CHANNELS[-1] * H // STEP, line.padded * sum(_stem_layers(config, "convolutional")[:-1])),
+        # Of an encoder as large as the one that is trained, two thirds of the blocks.
+        "encoder": (
+            D,
+            line.padded * sum(_stem_layers(config))
+            + -(-2 * config.model.depth // 3) * (24 * D * D * line.padded + 4 * D * line.padded**2),
+        ),
+    }[book.features]
+    return making + line.padded * 2 * book.components * (size + book.clusters)
+
+
+def kept(config: Config, line: Line, activation: int) -> dict[str, float]:
+    """Bytes that autograd keeps of one line between forward and backward pass, by part.
+
+    activation: bytes of what matrix products, convolutions and GELU read: 2 under bfloat16 autocast, 4 in float32.
+    What norms and the softmax read stays float32 under autocast.
+    """
+    D, H, V, M = config.model.width, config.data.height, line.seen, line.asked
+    pixels = STEP * H
+    if config.model.stem == "convolutional":
+        pixels += (CHANNELS[0] * 2 + CHANNELS[1] // 2) * H + 2 * CHANNELS[2] * H // STEP  # the column's input is a copy
+    skips = config.mask.hide == "skip"
+    return {
+        # with the input of the norm after it and, to leave steps out, what they are chosen from
+        "stem": line.padded * (pixels * activation + (1 + skips) * D * FLOAT32),
+        # Two norms' inputs; queries, keys, values, what is mixed, twice the four times wider middle, two norms' outputs.
+        "blocks": V * D * (config.model.depth * (2 * FLOAT32 + 14 * activation) + FLOAT32),
+        "asking": skips * D * (M * (3 * FLOAT32 + 12 * activation) + V * 3 * activation),
+        "head": line.real * (D * activation + outputs(config) * FLOAT32),
+    }
+
+
+def gradient_of_logits(config: Config, line: Line, activation: int) -> float:
+    """Bytes of one line that the loss needs beside what is kept: the gradient of the logits, in float32 and as they are."""
+    return line.real * outputs(config) * (FLOAT32 + activation)
+
+
+def _stem_parameters(config: Config) -> int:
+    D, H = config.model.width, config.data.height
+    if config.model.stem == "linear":
+        return D * (H * STEP + 1)
+    convolutions = sum(9 * before * after for before, after in zip((1, *CHANNELS), CHANNELS))
+    return convolutions + D * (CHANNELS[-1] * H // STEP + 1)
+
+
+def _stem_layers(config: Config, stem: str | None = None) -> list[float]:
+    """Operations of each layer of the stem for one step."""
+    D, H = config.model.width, config.data.height
+    if (stem or config.model.stem) == "linear":
+        return [2.0 * H * STEP * D]
+    layers, cells = [], float(H * STEP)
+    for before, after in zip((1, *CHANNELS), CHANNELS):
+        cells /= 4
+        layers.append(2 * cells * 9 * before * after)
+    return [*layers, 2.0 * CHANNELS[-1] * H // STEP * D]

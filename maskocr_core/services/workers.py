@@ -1,0 +1,235 @@
+"""Ray workers that train together. A worker that is lost is replaced, and all go on from the last checkpoint.
+
+Sources: https://docs.ray.io/en/latest/train/api/doc/ray.train.torch.TorchTrainer.html (Train v2 has no restore: what was done
+so far lies in our own checkpoints), https://docs.ray.io/en/latest/train/user-guides/fault-tolerance.html
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from maskocr_core import artifacts
+from maskocr_core.services import cluster
+
+MAX_LOST = 20  # times that workers may be lost before the work is to blame
+PATIENCE = 5.0  # s in which a worker that hears nothing more from another may learn that this one has told its error
+RESIZE_EVERY = 30.0  # s between looks whether a cluster has room for more workers
+
+
+class PeerLost(RuntimeError):
+    """Another worker is gone, in the middle of what all do together."""
+
+
+@contextmanager
+def among_peers() -> Iterator[None]:
+    """What all workers do together: an error of it is that another one is gone."""
+    try:
+        yield
+    except RuntimeError as error:  # gloo raises no class of its own; that of NCCL is a RuntimeError
+        raise PeerLost(f"another worker is gone ({cluster.last_line(error)})") from error
+
+
+class Verdict:
+    """What the first worker that failed by itself said, as (type, message): with that, no other attempt would do better."""
+
+    def __init__(self) -> None:
+        self._said: tuple[str, str] | None = None
+
+    def say(self, kind: str, message: str) -> None:
+        self._said = self._said or (kind, message)
+
+    def said(self) -> tuple[str, str] | None:
+        return self._said
+
+
+@dataclass(frozen=True)
+class Carried:
+    """The small files of an artifact, for workers that share no folder with the caller; the large ones are in the store."""
+
+    path: Path
+    files: dict[str, bytes]
+
+    def here(self) -> Path:
+        """The artifact's own folder where that is seen, else a new one with these files."""
+        return (
+            self.path if (self.path / artifacts.MANIFEST).is_file() else unpacked(self.files, Path(tempfile.mkdtemp()))
+        )
+
+
+def data_parallel(
+    function: Callable[..., dict[str, float]], arguments: tuple[Any, ...], workers: int, folder: Path
+) -> dict[str, float]:
+    """Run `function(rank, world, *arguments)` on `workers` Ray workers joined by gloo, or NCCL on GPUs; rank 0's figures.
+
+    folder: of the unfinished work, one of the arguments. On a given cluster the nodes see it, or all of them a
+    MASKOCR_STORE: then what rank 0 left in a folder of its own comes back to this one at the end. There may also be fewer
+    workers at times, down to one: `world` is always a power of two.
+
+    Raises ValueError or RuntimeError with the worker's own message if one fails by itself, and RuntimeError if workers are
+    lost again and again.
+    """
+    mark = folder / f".seen-{uuid.uuid4().hex}"
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+    try:
+        with cluster.connected(cpus=workers) as ray, tempfile.TemporaryDirectory(prefix="maskocr-train-") as storage:
+            here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+                ray.get_runtime_context().get_node_id(), soft=False
+            )
+            verdict = ray.remote(num_cpus=0, scheduling_strategy=here)(Verdict).remote()  # not where a node may be lost
+            attempt = _attempt(function, tuple(map(_carried, arguments)), folder, mark, verdict, Path(storage))
+            try:
+                came = _trainer(ray, attempt, workers, storage).fit().return_value
+            except Exception as error:
+                _raise(ray.get(verdict.said.remote()))
+                raise RuntimeError(
+                    f"training workers were lost {MAX_LOST + 1} times ({cluster.last_line(error)}): "
+                    "run the stage again and it goes on from its checkpoint"
+                ) from error
+            _raise(ray.get(verdict.said.remote()))
+    finally:
+        mark.unlink(missing_ok=True)
+    figures, files = came
+    unpacked(files, folder)
+    return figures
+
+
+def _trainer(ray: Any, attempt: Callable[[], Any], workers: int, storage: str) -> Any:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.backend import Backend
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    class Meeting(TorchConfig):
+        """Leaves the meeting of the workers to themselves: there may be some too many, and here they meet over a file."""
+
+        backend_cls = Backend
+
+    given = bool(os.environ.get("RAY_ADDRESS"))
+    # On a cluster of our own all workers are on this machine, and come back on it.
+    scaling = ScalingConfig(
+        num_workers=(1, workers) if given and workers > 1 else workers,
+        use_gpu=ray.cluster_resources().get("GPU", 0) > 0,
+        **({"elastic_resize_monitor_interval_s": RESIZE_EVERY} if given and workers > 1 else {}),
+    )
+    run = RunConfig(name="attempt", storage_path=storage, failure_config=FailureConfig(max_failures=MAX_LOST))
+    return TorchTrainer(attempt, scaling_config=scaling, torch_config=Meeting(), run_config=run)
+
+
+def _attempt(
+    function: Callable[..., dict[str, float]],
+    arguments: tuple[Any, ...],
+    folder: Path,
+    mark: Path,
+    verdict: Any,
+    storage: Path,
+) -> Callable[[], Any]:
+    """What each worker runs: (rank 0's figures, its files where the caller does not see them)."""
+    told, given = cluster.environment(), bool(os.environ.get("RAY_ADDRESS"))
+
+    def run() -> tuple[dict[str, float], dict[str, bytes]]:
+        import ray
+        import torch
+        from ray import train
+        from ray.train.collective import broadcast_from_rank_zero
+
+        os.environ |= told
+        torch.set_num_threads(1)
+        rank, there_are = train.get_context().get_world_rank(), train.get_context().get_world_size()
+        world = 1 << (there_are.bit_length() - 1)
+        try:
+            meeting = broadcast_from_rank_zero(_meeting(None if given else storage))
+            if rank >= world:  # gradients are added up pair by pair: this one waits for its pair
+                return {}, {}
+            here, seen = _folder_here(folder, mark)
+            if world > 1:
+                with among_peers():
+                    backend = "nccl" if torch.cuda.is_available() else "gloo"
+                    torch.distributed.init_process_group(backend, init_method=meeting, rank=rank, world_size=world)
+            figures = function(rank, world, *(_here(argument, folder, here) for argument in arguments))
+            return figures, {} if seen or rank else packed(here, but="checkpoints")
+        except PeerLost:
+            deadline = time.monotonic() + PATIENCE
+            while time.monotonic() < deadline:
+                if ray.get(verdict.said.remote()):
+                    return {}, {}
+                time.sleep(0.2)
+            raise  # and Ray begins a new attempt
+        except Exception as error:
+            ray.get(verdict.say.remote(type(error).__name__, str(error)))
+            return {}, {}
+        finally:
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()  # so that others do not wait for this one
+
+    return run
+
+
+def _meeting(storage: Path | None) -> str:
+    """Where the workers of an attempt meet: over a new file on one machine, else at a free port of rank 0's node."""
+    if storage:  # the store that torch opens for a meeting at a port listens on every interface
+        return f"file://{storage}/meeting-{uuid.uuid4().hex}"
+    import socket
+
+    from ray.util import get_node_ip_address
+
+    address = get_node_ip_address()
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return f"tcp://{address}:{probe.getsockname()[1]}"
+
+
+def _folder_here(folder: Path, mark: Path) -> tuple[Path, bool]:
+    """(folder of the unfinished work for this worker, whether it is the caller's own).
+
+    Raises ValueError if it is not, and there is no store either: checkpoints would be lost with this node.
+    """
+    if mark.is_file():
+        return folder, True
+    if not os.environ.get("MASKOCR_STORE"):
+        raise ValueError(
+            f"workers do not see {folder}: give the nodes a common folder for MASKOCR_WORK, or set MASKOCR_STORE=s3://…"
+        )
+    own = folder.relative_to(artifacts.work_folder())
+    os.environ["MASKOCR_WORK"] = tempfile.mkdtemp(prefix="maskocr-work-")
+    here = artifacts.work_folder() / own
+    here.mkdir(parents=True)
+    return here, False
+
+
+def _carried(argument: Any) -> Any:
+    if isinstance(argument, Path) and (argument / artifacts.MANIFEST).is_file():
+        return Carried(argument.absolute(), packed(argument) if os.environ.get("MASKOCR_STORE") else {})
+    return argument
+
+
+def _here(argument: Any, folder: Path, here: Path) -> Any:
+    return argument.here() if isinstance(argument, Carried) else here if argument == folder else argument
+
+
+def packed(folder: Path, but: str = "") -> dict[str, bytes]:
+    """Content by name of the files below a folder, those below its sub-folder `but` left out."""
+    names = {path: path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+    return {str(name): path.read_bytes() for path, name in names.items() if name.parts[0] != but}
+
+
+def unpacked(files: dict[str, bytes], folder: Path) -> Path:
+    """Write what `packed` gave below a folder; returns the folder."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def _raise(said: tuple[str, str] | None) -> None:
+    """Raise what a worker said, if one did."""
+    if said:
+        kind, message = said
+        raise ValueError(message) if kind == "ValueError" else RuntimeError(f"a training worker failed: {message}")

@@ -1,0 +1,56 @@
+"""Where a model is trained and in which precision: float32 on a CPU; on CUDA bfloat16 where it is safe, and what is fast there.
+
+Sources: https://docs.pytorch.org/docs/stable/amp.html (bfloat16 needs no scaled loss),
+https://docs.pytorch.org/tutorials/recipes/regional_compilation.html
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from maskocr_core.data.batches import Batch
+from maskocr_core.model.encoder import Block
+
+
+def here() -> torch.device:
+    """The GPU that this process sees, else the CPU. Ray shows each worker one of its own."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def moved(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on `device`; the same object where they are there already."""
+    if device.type == "cpu":
+        return batch
+    tensors = {
+        field.name: value.to(device, non_blocking=True)
+        for field in dataclasses.fields(batch)
+        if isinstance(value := getattr(batch, field.name), torch.Tensor)
+    }
+    return dataclasses.replace(batch, **tensors)
+
+
+def precision(device: torch.device) -> AbstractContextManager[Any]:
+    """What a forward pass runs in. On a CPU nothing changes: bfloat16 is emulated on most, and resumes are exact to the bit."""
+    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+
+
+def optimizer(groups: list[dict[str, Any]], learning_rate: float, device: torch.device) -> torch.optim.Optimizer:
+    """AdamW; on CUDA as one kernel over all weights."""
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98), fused=True if device.type == "cuda" else None)
+
+
+def prepared(objective: nn.Module, device: torch.device) -> None:
+    """Move an objective to its device; on CUDA its Transformer blocks are compiled, one graph for all of them and any width.
+
+    Elsewhere nothing is: on a CPU compiling takes a minute, a compiler, and changes the last bits.
+    """
+    objective.to(device)
+    if device.type == "cuda":
+        for module in objective.modules():
+            if isinstance(module, Block):
+                module.compile(dynamic=True)

@@ -1,0 +1,138 @@
+"""A step's batch in a fixed number of shares, and the gradient of all of them: the same to the bit for any number of workers.
+
+Share s of S is rows s, s + S, … of the batch, cut to its own width, with a random generator of its own; what a share gives
+hangs on nothing but step and number. The gradient of a step is the mean over the shares, each weighted by its lines, of the
+gradient of the share's own loss. Sums of floating-point numbers depend on their order, so that here it is always the same:
+a binary tree in which share s meets s + S/2 first. A worker of n adds up the branch of shares r, r + n, …; workers add the
+branches pairwise, as `MPI_Allreduce` by recursive doubling does. DistributedDataParallel adds in an order that changes
+with the number of workers, after which Adam makes updates of noise where a gradient is nothing but rounding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from maskocr_core.config import STEP
+from maskocr_core.data.batches import PAD_TO, Batch
+from maskocr_core.services.workers import among_peers
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which worker this is, and of how many."""
+
+    rank: int = 0
+    world: int = 1
+
+
+@dataclass
+class Sums:
+    """Over some shares: gradients of loss × lines, one a parameter (None where no loss hangs on it), lines, and what was seen.
+
+    figures: sums of figure × lines. losses: loss and line ids of each share.
+    """
+
+    gradients: list[Tensor | None]
+    lines: int
+    figures: dict[str, Tensor]
+    losses: list[tuple[Tensor, list[str]]]
+
+    def add(self, other: Sums) -> Sums:
+        """Into this one, in place."""
+        for place, (own, others) in enumerate(zip(self.gradients, other.gradients)):
+            if own is None:
+                self.gradients[place] = others
+            elif others is not None:
+                own += others
+        for name, value in other.figures.items():
+            self.figures[name] = self.figures.get(name, 0.0) + value
+        self.lines += other.lines
+        self.losses += other.losses
+        return self
+
+
+def split(batch: Batch, count: int) -> list[Batch]:
+    """Rows s, s + count, … for s = 0 … count − 1, each cut to the width that its own longest line needs; some may be empty."""
+    return [_cut(batch, slice(number, None, count)) for number in range(count)]
+
+
+def _cut(batch: Batch, rows: slice) -> Batch:
+    own = {field.name: getattr(batch, field.name)[rows] for field in dataclasses.fields(batch)}
+    pad = PAD_TO // STEP
+    longest = int(own["valid"].any(0).nonzero().max()) + 1 if own["valid"].any() else 0
+    steps = min(own["valid"].shape[1], max(pad, longest + -longest % pad))
+    own["ink"] = own["ink"][..., : steps * STEP].contiguous()
+    own["valid"] = own["valid"][:, :steps].contiguous()
+    return dataclasses.replace(batch, **own)
+
+
+def gradient(
+    model: nn.Module,
+    loss: Callable[[Batch], tuple[Tensor, dict[str, Tensor]]],
+    shares: list[Batch],
+    place: Place,
+    seed: int,
+) -> Sums:
+    """Leave the gradient of the whole step in `grad` of every parameter that learns; what this worker's own shares gave.
+
+    loss: of one share, with figures to log. shares: those of this worker: number `rank`, `rank` + `world`, …, as many as
+    a power of two. seed: of the step; share s draws from seed + s.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def of_branch(first: int, stride: int) -> Sums:
+        if stride == len(shares):
+            return of_share(first)
+        return of_branch(first, 2 * stride).add(of_branch(first + stride, 2 * stride))
+
+    def of_share(number: int) -> Sums:
+        share, lines = shares[number], len(shares[number].line_ids)
+        if not lines:
+            return Sums([None] * len(parameters), 0, {}, [])
+        torch.manual_seed(seed + place.rank + place.world * number)
+        model.zero_grad(set_to_none=True)
+        value, figures = loss(share)
+        (value * lines).backward()
+        weighed = {name: figure * lines for name, figure in figures.items()}
+        return Sums([one.grad for one in parameters], lines, weighed, [(value.detach(), share.line_ids)])
+
+    sums = of_branch(0, 1)
+    gradients, lines = sums.gradients, sums.lines
+    if place.world > 1:
+        gradients, lines = _of_all_workers(parameters, sums, place)
+    for parameter, total in zip(parameters, gradients):
+        parameter.grad = None if total is None else total.div_(lines)
+    return sums
+
+
+def _of_all_workers(parameters: list[nn.Parameter], sums: Sums, place: Place) -> tuple[list[Tensor | None], float]:
+    """Gradients and number of lines added up over the workers, pair by pair: both of a pair add the same two numbers."""
+    from torch import distributed
+
+    like = parameters[0]
+    pieces = [torch.zeros_like(one) if own is None else own for one, own in zip(parameters, sums.gradients)]
+    facts = torch.tensor([float(sums.lines), *(float(own is not None) for own in sums.gradients)], device=like.device)
+    own = torch.cat([*(piece.flatten() for piece in pieces), facts])
+    others = torch.empty_like(own)
+    distance = place.world // 2
+    with among_peers():
+        while distance:
+            partner = place.rank ^ distance
+            requests = distributed.batch_isend_irecv(
+                [
+                    distributed.P2POp(distributed.isend, own, partner),
+                    distributed.P2POp(distributed.irecv, others, partner),
+                ]
+            )
+            for request in requests:
+                request.wait()
+            own += others
+            distance //= 2
+    *totals, facts = own.split([*(piece.numel() for piece in pieces), len(facts)])
+    lines, *given = facts.tolist()
+    return [total.view_as(one) if had else None for total, one, had in zip(totals, parameters, given)], lines

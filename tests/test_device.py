@@ -1,0 +1,61 @@
+"""Where and how precisely a model is trained; without a GPU nothing changes."""
+
+import dataclasses
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import nn
+
+from maskocr_core.config import Training
+from maskocr_core.data.batches import Batch
+from maskocr_core.model.encoder import Block
+from maskocr_core.training import device, loop
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+
+
+@pytest.fixture
+def batch():
+    return Batch(torch.rand(2, 1, 32, 64), torch.ones(2, 8, dtype=torch.bool), ["a", "b"], ["", ""])
+
+
+@without_gpu
+def test_without_a_gpu_training_is_on_the_cpu_in_float32_and_nothing_is_compiled(batch):
+    assert device.here() == CPU and isinstance(device.precision(CPU), nullcontext)
+    block = Block(32, 2, 0.0)
+    device.prepared(block, CPU)
+    with device.precision(CPU):
+        out = block(torch.rand(2, 8, 32), batch.valid[:, None, None])
+    assert out.dtype == torch.float32 and block._compiled_call_impl is None
+    assert device.moved(batch, CPU) is batch
+
+
+def test_on_a_gpu_matrices_are_multiplied_in_bfloat16_and_weights_stay_float32():
+    context = device.precision(GPU)
+    assert isinstance(context, torch.autocast) and context.fast_dtype == torch.bfloat16 and context.device == "cuda"
+
+
+def test_every_tensor_of_a_batch_goes_to_the_device_and_nothing_else_changes(batch):
+    moved = device.moved(batch, torch.device("meta"))
+    assert moved.ink.device.type == moved.valid.device.type == "meta"
+    assert moved.ink.shape == batch.ink.shape and (moved.line_ids, moved.texts) == (batch.line_ids, batch.texts)
+    assert {field.name for field in dataclasses.fields(batch)} == {"ink", "valid", "line_ids", "texts"}
+
+
+def test_on_a_gpu_the_blocks_are_compiled_each_for_itself_for_any_width_and_keep_their_names(monkeypatch):
+    model, compiled = nn.ModuleDict({"stem": nn.Linear(3, 3), "block": Block(32, 2, 0.0)}), []
+    names = list(model.state_dict())
+    monkeypatch.setattr(nn.Module, "to", lambda self, where: compiled.append(where))
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **how: compiled.append((type(self), how)))
+    device.prepared(model, GPU)
+    assert compiled == [GPU, (Block, {"dynamic": True})] and list(model.state_dict()) == names
+
+
+@pytest.mark.parametrize("where, fused", [(CPU, None), (GPU, True)])
+def test_adam_is_one_kernel_on_a_gpu_alone(monkeypatch, where, fused):
+    given = {}
+    monkeypatch.setattr(torch.optim, "AdamW", lambda groups, **how: given.update(how))
+    device.optimizer(loop._groups(nn.Linear(2, 2), Training()), 1e-3, where)
+    assert given["fused"] is fused and given["betas"] == (0.9, 0.98)

@@ -1,0 +1,210 @@
+"""Where fine-tuning starts: what a run takes from a trained encoder or recogniser, and how gently it treats it at first."""
+
+import json
+from itertools import islice
+from pathlib import Path
+
+import packed
+import pytest
+import torch
+from conftest import run_stage
+from typer.testing import CliRunner
+
+from maskocr_core import artifacts, cli, config
+from maskocr_core.artifacts import Artifact
+from maskocr_core.data import batches
+from maskocr_core.model.decoder import Decoder
+from maskocr_core.model.recognizer import Recognizer
+from maskocr_core.model.vocabulary import Vocabulary
+from maskocr_core.reader import Reader
+from maskocr_core.training import checkpoint, finetuning
+from maskocr_core.training.finetuning import Run
+from maskocr_core.training.log import TrainingLog
+
+V1 = Path(__file__).parent / "formats/recognizer-1"
+SPLITS = ("train", "val")
+
+
+def settings(*overrides):
+    return config.load("smoke", ["sweep.steps=24", "model.dropout=0.1", *overrides])
+
+
+AUTOREGRESSIVE = "sweep.decoder=autoregressive"
+GENTLE = ("sweep.layer_decay=0.5", "sweep.frozen=0.5")
+
+
+@pytest.fixture(scope="module")
+def packs(tmp_path_factory):
+    lines = {
+        "train": packed.short_lines(40, seed=1, length=(3, 9)),
+        "val": packed.short_lines(8, seed=2),
+    }
+    return packed.pack(tmp_path_factory.mktemp("packs"), lines, shard_lines=8)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """The folder of an encoder: as if pre-trained."""
+    folder, chosen = tmp_path_factory.mktemp("encoder"), settings()
+    torch.manual_seed(5)
+    fresh = checkpoint.new_encoder(chosen.model, chosen.data.height)
+    checkpoint.save_encoder(fresh, chosen.model, chosen.data, folder)
+    return artifacts.finish(folder, kind="encoder", config={}, metrics={}).folder
+
+
+def run(**start):
+    return Run("here", SPLITS, 0, 1e-3, 0, 24, **start)
+
+
+def train(packs, folder, configuration, **start):
+    result = finetuning.train(run(**start), configuration, *packs, folder)
+    return result, checkpoint.load_recognizer(folder / "all")[0]
+
+
+def encoder_of(folder):
+    """The encoder's weights of a recogniser's folder, by name."""
+    tensors = checkpoint.load_tensors(folder / "recognizer.safetensors")
+    return {name.removeprefix("encoder."): tensors[name] for name in tensors if name.startswith("encoder.")}
+
+
+def same(one, other):
+    assert one.keys() == other.keys()
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_an_autoregressive_run_keeps_the_encoder_that_it_starts_from_while_that_is_frozen(packs, encoder, tmp_path):
+    start = checkpoint.load_tensors(encoder / "encoder.safetensors")
+    result, recognizer = train(packs, tmp_path, settings(AUTOREGRESSIVE, "sweep.frozen=1"), encoder=str(encoder))
+    assert result["decoder"] == "autoregressive" == recognizer.decoder
+    assert same(encoder_of(tmp_path / "all"), start)
+
+
+def test_an_encoder_stays_as_it_was_in_its_frozen_share_of_the_steps_alone(packs, encoder, tmp_path, monkeypatch):
+    start, seen = checkpoint.load_tensors(encoder / "encoder.safetensors"), {}
+
+    def watch(curve, step):
+        seen[step] = same({name: t.clone() for name, t in curve.recognizer.encoder.state_dict().items()}, start)
+
+    monkeypatch.setattr(finetuning.Curve, "validate", watch)
+    monkeypatch.setattr(finetuning.Curve, "at_marks", lambda curve: {})
+    finetuning.train(run(encoder=str(encoder)), settings("sweep.frozen=0.5"), *packs, tmp_path)
+    assert seen == {6: True, 12: True, 18: False, 24: False}
+
+
+def test_lower_layers_move_less_under_layer_decay(packs, encoder, tmp_path):
+    start, moved = checkpoint.load_tensors(encoder / "encoder.safetensors"), {}
+    for decay in (1.0, 0.1):
+        train(packs, tmp_path / str(decay), settings(f"sweep.layer_decay={decay}"), encoder=str(encoder))
+        now = encoder_of(tmp_path / str(decay) / "all")
+        moved[decay] = {
+            part: max((now[name] - start[name]).abs().max().item() for name in start if name.startswith(part))
+            for part in ("stem.", "blocks.0.", "blocks.1.")
+        }
+    kept = {part: moved[0.1][part] / moved[1.0][part] for part in moved[1.0]}
+    assert 0 < kept["stem."] < kept["blocks.0."] < kept["blocks.1."] < 0.5
+
+
+def test_a_start_from_scratch_is_neither_frozen_nor_slowed_and_has_the_same_key(packs, tmp_path):
+    plain, gentle = settings(), settings(*GENTLE)
+    (result, _), (again, _) = (
+        train(packs, tmp_path / name, each) for name, each in (("plain", plain), ("gentle", gentle))
+    )
+    assert same(encoder_of(tmp_path / "plain/all"), encoder_of(tmp_path / "gentle/all"))
+    assert result["validation_cer"] == again["validation_cer"]
+    artifacts_of = tuple(map(Artifact, packs))
+    assert run().key(plain, *artifacts_of, "") == run().key(gentle, *artifacts_of, "")
+
+
+def test_decoder_and_gentleness_are_in_the_key_of_a_run_that_starts_from_trained_weights(packs, encoder):
+    changes = [(), (AUTOREGRESSIVE,), *((each,) for each in GENTLE)]
+    keys = {run(encoder=str(encoder)).key(settings(*each), *map(Artifact, packs), "") for each in changes}
+    assert len(keys) == len(changes)
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop", [7, 13, 21])
+@pytest.mark.parametrize("decoder", ["ctc", "autoregressive"])
+def test_a_gentle_run_that_was_killed_equals_an_uninterrupted_one_to_the_bit(
+    packs, encoder, tmp_path, monkeypatch, decoder, stop
+):
+    """In its frozen half, where it thaws, and after."""
+    stream, gentle = batches.training, settings(f"sweep.decoder={decoder}", *GENTLE)
+
+    def stopping(source, *, first_step=0, **rest):
+        yield from islice(stream(source, first_step=first_step, **rest), stop - first_step)
+        raise Stop
+
+    monkeypatch.setattr(batches, "training", stopping)
+    with pytest.raises(Stop):
+        train(packs, tmp_path / "killed", gentle, encoder=str(encoder))
+    monkeypatch.setattr(batches, "training", stream)
+    resumed, _ = train(packs, tmp_path / "killed", gentle, encoder=str(encoder))
+    whole, _ = train(packs, tmp_path / "whole", gentle, encoder=str(encoder))
+    assert resumed["resumed_at"] == stop // 6 * 6 > 0 == whole["resumed_at"]
+    assert resumed["curve"] == whole["curve"] and resumed["loss"] == whole["loss"]
+    for name in ("quarter", "half", "all"):
+        files = [tmp_path / each / name / "recognizer.safetensors" for each in ("killed", "whole")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    rows = [TrainingLog(tmp_path / each / "log.jsonl").rows() for each in ("killed", "whole")]
+    assert [row["loss"] for row in rows[0]] == [row["loss"] for row in rows[1]]
+
+
+@pytest.mark.parametrize("decoder, other", [("ctc", "autoregressive"), ("autoregressive", "ctc")])
+def test_a_recognizer_with_the_same_decoder_goes_on_with_its_head_and_another_gives_its_encoder(
+    packs, tmp_path, capsys, decoder, other
+):
+    model = settings().model
+    torch.manual_seed(3)
+    known = Vocabulary("0123456789xyz")
+    given = Recognizer(checkpoint.new_encoder(model, settings().data.height), known, decoder=decoder)
+    checkpoint.save_recognizer(given, model, settings().data, tmp_path / "given")
+    start = {"recognizer": str(tmp_path / "given")}
+    result, further = train(packs, tmp_path / decoder, settings("sweep.frozen=1", f"sweep.decoder={decoder}"), **start)
+    assert result["new_characters"] == 0 and further.vocabulary == known and further.decoder == decoder
+    capsys.readouterr()
+    result, changed = train(packs, tmp_path / other, settings("sweep.frozen=1", f"sweep.decoder={other}"), **start)
+    assert f"has the decoder {decoder!r}: its encoder is taken, the head is new" in capsys.readouterr().out
+    assert result["new_characters"] == 10 and changed.vocabulary == Vocabulary("0123456789")
+    for name in (decoder, other):
+        assert same(encoder_of(tmp_path / name / "all"), given.encoder.state_dict())
+
+
+def test_a_recognizer_says_which_decoder_it_has(packs, tmp_path):
+    _, recognizer = train(packs, tmp_path, settings(AUTOREGRESSIVE))
+    facts = json.loads((tmp_path / "all/recognizer.json").read_text())
+    assert (facts["format_version"], facts["decoder"]) == (2, "autoregressive")
+    assert isinstance(recognizer.head, Decoder)
+
+
+def test_a_recognizer_of_format_1_is_read_as_one_of_ctc():
+    """The sample was written by the code of that format, and reads the line beside it."""
+    assert json.loads((V1 / "recognizer.json").read_text()).keys().isdisjoint({"decoder"})
+    recognizer, facts = checkpoint.load_recognizer(V1)
+    assert recognizer.decoder == facts["decoder"] == "ctc"
+    (text, confidence), *_ = Reader(V1).read([(V1 / "line.png").read_bytes()])
+    assert text == "allée 12" and confidence == pytest.approx(0.9746, abs=1e-3)
+
+
+def test_an_autoregressive_recognizer_goes_through_the_stages_and_reads_files(road, raw, tmp_path):
+    configuration = config.load("smoke", [AUTOREGRESSIVE, *GENTLE, 'sweep.starts=["pretrained"]'])
+    root = tmp_path / "road"
+    for name in ("lines", "validation", "selection", "encoder"):
+        artifacts.publish(road[name], root / name)
+    for name in ("finetune", "evaluate", "register"):
+        run_stage(name, configuration, raw, root)
+    runs = Artifact(root / "recognizers").read_json("runs.json")
+    assert [row["decoder"] for row in runs["runs"]] == ["autoregressive"]
+    assert json.loads((root / "registration/registration.json").read_text())["version"]
+    image = next(iter(batches.lines.images_of(Artifact(root / "lines"), "test", [first_test_line(root)])))
+    (tmp_path / "line.png").write_bytes(image)
+    model = root / "recognizers/pretrained-0/all"
+    shown = CliRunner().invoke(cli.app, ["read", str(tmp_path / "line.png"), "--model", str(model)])
+    assert shown.exit_code == 0 and len(shown.stdout.splitlines()) == 1
+
+
+def first_test_line(root):
+    table = batches.lines.selected(Artifact(root / "lines"), Artifact(root / "selection"), "test")
+    return table["line_id"][0].as_py()

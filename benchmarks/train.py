@@ -108,10 +108,13 @@ def profiles(corpus: Corpus, names: list[str], rounds: int) -> dict[str, list[di
 
 def contenders(arguments: argparse.Namespace, corpus: Corpus, home: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Everyone who races, by name, and why who is left out is."""
-    skip, noise = (config.load(arguments.recipe, [f"mask.hide={hide}"]) for hide in ("skip", "noise"))
+    skip, noise, linear = (
+        config.load(arguments.recipe, [word]) for word in ("mask.hide=skip", "mask.hide=noise", "model.stem=linear")
+    )
     source, book = corpus.decoded(skip), codebook(skip)
     found = {
         "skip": Ours(skip, source, book),
+        "linear": Ours(linear, source, book),
         "noise": Ours(noise, source, book),
         "obvious": Peer(Obvious(noise), noise, source, book),
         "bucketed": Peer(Obvious(noise), noise, source, book, bucketed=True),

@@ -13,6 +13,7 @@ AHEAD = {"obvious": 1.4, "authors": 1.4}
 WORKERS = 1.8
 TITLES = {
     "skip": "**maskocr**, hidden steps left out (`mask.hide=skip`)",
+    "linear": "**maskocr**, the same with the authors' linear patch (`model.stem=linear`)",
     "noise": "**maskocr**, noise over hidden steps (`mask.hide=noise`)",
     "obvious": "`nn.TransformerEncoder`, batches as they come",
     "bucketed": "`nn.TransformerEncoder`, in our batches of similar width",
@@ -79,6 +80,9 @@ def _race(rounds: Rounds) -> dict[str, Figure]:
             clock = "cpu_seconds" if name == "ketos" else "seconds"
             ratios = [_speed(row[OURS], clock) / _speed(row[name], clock) for row in rounds]
             found[f"train_over_{name}"] = _figure(ratios, "×", "higher", AHEAD.get(name))
+    if "train_authors" in found:
+        ratios = [_speed(row["linear"]) / _speed(row["authors"]) for row in rounds]
+        found["train_linear_over_authors"] = _figure(ratios, "×", "higher", AHEAD["authors"])
     return found
 
 
@@ -96,7 +100,8 @@ def table(result: dict[str, Any]) -> str:
     figures, run = result["figures"], result["runs"][0]
     blocks = []
     if run["profile"]:
-        blocks += [_peak_table(figures, list(run["profile"])), _share_table(figures, run["profile"])]
+        recipes = sorted(run["profile"], key=lambda name: -figures[f"step_{name}"]["value"])  # the smallest first
+        blocks += [_peak_table(figures, recipes), _share_table(figures, recipes)]
     if run["race"]:
         blocks.append(_race_table(figures, run))
     if run["workers"]:
@@ -123,10 +128,10 @@ def _peak_table(figures: dict[str, Figure], recipes: list[str]) -> str:
     return "\n".join(rows)
 
 
-def _share_table(figures: dict[str, Figure], profile: dict[str, Rounds]) -> str:
-    rows = [f"| share of a step | {' | '.join(f'`{recipe}`' for recipe in profile)} |", f"|---|{'---|' * len(profile)}"]
+def _share_table(figures: dict[str, Figure], recipes: list[str]) -> str:
+    rows = [f"| share of a step | {' | '.join(f'`{recipe}`' for recipe in recipes)} |", f"|---|{'---|' * len(recipes)}"]
     for part, title in PARTS.items():
-        names = [f"share_{recipe}_{part}" for recipe in profile]
+        names = [f"share_{recipe}_{part}" for recipe in recipes]
         if any(name in figures for name in names):
             cells = [_percent(figures[name]) if name in figures else "" for name in names]
             rows.append(f"| {title} | {' | '.join(cells)} |")
@@ -135,7 +140,7 @@ def _share_table(figures: dict[str, Figure], profile: dict[str, Rounds]) -> str:
 
 def _race_table(figures: dict[str, Figure], run: dict[str, Any]) -> str:
     rows = [
-        f"| training steps, `{run['recipe']}` | parameters | lines/s | lines per CPU second | maskocr's speed over it |",
+        f"| training steps, `{run['recipe']}` | parameters | lines/s | lines per CPU second | speed of the first row over it |",
         "|---|---|---|---|---|",
     ]
     for name in (name for name in TITLES if name in run["parameters"]):
@@ -148,6 +153,8 @@ def _race_table(figures: dict[str, Figure], run: dict[str, Any]) -> str:
             _shown(figures[ratio], ".2f") if ratio in figures else "",
         ]
         rows.append(f"| {' | '.join(cells)} |")
+    if alike := figures.get("train_linear_over_authors"):
+        rows.append(f"\nWith their linear patch, maskocr's speed over the authors' class is {_shown(alike, '.2f')} ×.")
     rows += [f"\nLeft out: {TITLES[name]} ({reason})." for name, reason in run["left_out"].items()]
     return "\n".join(rows)
 

@@ -125,7 +125,7 @@ def test_the_decoders_agree_on_a_plain_line():
 def trained(raw, tmp_path_factory):
     """The result of the benchmark of training, tiny and in this process, with a stand-in for the workers."""
     home = tmp_path_factory.mktemp("training")
-    words = "--lines 64 --rounds 2 --recipe smoke --profiled smoke --worker-steps 30".split()
+    words = "--lines 64 --rounds 2 --recipe smoke --profiled smoke --worker-steps 20".split()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(results, "FOLDER", home / "results")
         patch.setattr(train_profile, "PEAK_SIZE", 64)

@@ -131,24 +131,21 @@ def plan(config: Config, assumed: Assumptions) -> Plan:
 def batch_line(mask: Mask, steps: float, padding: float, probability: float, spread: float, together: int) -> Line:
     """A line of `steps` in a batch of `together` lines at a masking probability, spread over lines by ± `spread`.
 
-    Where hidden steps are left out, the others are padded to the line that has most of them, and so are the hidden ones:
-    the largest of n normal draws, by Blom's formula (Statistical Estimates and Transformed Beta-Variables, 1958).
+    Where hidden steps are left out, the others are padded to the line that has most of them, and so are the hidden ones.
+    Lines of one probability differ by the fraction of a step that `masking.sample` rounds up in some of them; where each
+    draws its own, the widest is the largest of n normal draws by Blom's formula (Statistical Estimates and Transformed
+    Beta-Variables, 1958).
     """
     padded = steps / (1 - padding)
     if mask.hide != "skip":
         return Line(steps, padded, padded, 0.0)
-    deviation = math.sqrt(_variance(steps, probability, mask.span) + (spread * steps) ** 2)
-    over = max(0.0, NormalDist().inv_cdf((together - 0.375) / (together + 0.25))) * deviation
-    seen, asked = (min(padded, steps * share + over) for share in (1 - probability, probability))
+    over = max(0.0, NormalDist().inv_cdf((together - 0.375) / (together + 0.25))) * spread * steps
+    seen, asked = (min(padded, _rounded_up(steps * share) + over) for share in (1 - probability, probability))
     return Line(steps, padded, seen, asked)
 
 
-def _variance(steps: float, probability: float, span: int) -> float:
-    """Variance of the number of hidden steps of a line, drawn as `masking.sample` draws them: near ones fall together."""
-    begins_not = (1 - probability) ** (1 / span)
-    both = (begins_not ** (span + apart) for apart in range(1, span))
-    near = sum(max(0.0, steps - apart) * (p - (1 - probability) ** 2) for apart, p in enumerate(both, 1))
-    return steps * probability * (1 - probability) + 2 * near
+def _rounded_up(steps: float) -> int:
+    return math.ceil(round(steps, 6))  # 80 × 0.35 is a hair above 28
 
 
 def _moments(config: Config, assumed: Assumptions, together: int) -> list[Line]:

@@ -29,6 +29,7 @@ STAGES = (
     "finetune",
 )  # what the others do is not worth a way there
 REFUSED = 2  # the exit code of a command whose user made a mistake
+PATIENCE = 120  # seconds that a young or busy cluster is given to have an agent that takes a job
 
 
 def wanted(stage: str) -> bool:
@@ -74,7 +75,7 @@ def run(stage: str, key: str, entrypoint: str) -> None:
     if _under_way(client, name):
         print(f"{stage}: job {name} is at this very work, following it", file=sys.stderr)
     else:
-        client.submit_job(entrypoint=entrypoint, submission_id=name, runtime_env={"env_vars": _environment()})
+        _submit(client, name, entrypoint)
         print(f"{stage}: submitted as job {name}", file=sys.stderr)
     said = asyncio.run(_followed(client, name))
     info = client.get_job_info(name)
@@ -94,6 +95,19 @@ def _under_way(client: Any, name: str) -> bool:
         client.delete_job(name)
         return False
     return True
+
+
+def _submit(client: Any, name: str, entrypoint: str) -> None:
+    """Submit the job; a cluster whose job agent is not up yet says so in an error 500, which is no refusal."""
+    patient_until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            client.submit_job(entrypoint=entrypoint, submission_id=name, runtime_env={"env_vars": _environment()})
+            return
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > patient_until:
+                raise
+            time.sleep(2)
 
 
 async def _followed(client: Any, name: str) -> list[str]:

@@ -12,7 +12,6 @@ Writes `results/method.json` of the packs that are finished in the work folder.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from dataclasses import asdict, dataclass
@@ -23,11 +22,11 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import results
-from maskocr_core import config, stages
+from benchmarks.roads import Road
+from maskocr_core import config
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Config
 from maskocr_core.data.batches import Lines
-from maskocr_core.data.lines import selected
 from maskocr_core.judging import comparison
 from maskocr_core.training import reading
 
@@ -56,41 +55,18 @@ def settings(*overrides: str) -> Config:
     return config.load("laptop", overrides)
 
 
-class Road:
-    """The stages of one pack in a folder."""
+class Comparison:
+    """The four starts on one pack."""
 
     def __init__(self, pack: Pack, data: Path, work: Path):
-        self.pack, self.data, self.home = pack, data, work / pack.name
-        self.home.mkdir(parents=True, exist_ok=True)
-        os.environ["MASKOCR_WORK"] = str(self.home / "stages")
-
-    def prepare(self) -> None:
-        """Everything up to the encoder."""
-        at, base = self.home, settings()
-        stages.get("ingest")(
-            base,
-            data_uri=str(self.data / self.pack.name),
-            transfer_uri=str(self.data / self.pack.transfer),
-            lines_out=at / "lines",
-        )
-        lines = {"lines": at / "lines"}
-        stages.get("validate")(base, **lines, validation_out=at / "validation")
-        stages.get("fit")(base, **lines, validation=at / "validation", selection_out=at / "selection")
-        lines["selection"] = at / "selection"
-        stages.get("quantize")(base, **lines, codebook_out=at / "codebook")
-        stages.get("pretrain")(base, **lines, codebook=at / "codebook", encoder_out=at / "encoder")
+        self.pack, self.road = pack, Road(work / pack.name)
+        base = settings()
+        self.road.accept(base, data / pack.name, data / pack.transfer)
+        self.codebook = self.road.quantize(base, "codebook")
+        self.encoder = self.road.pretrain(base, "encoder", self.codebook)
 
     def finetune(self, name: str, *overrides: str) -> tuple[Path, dict[str, Any]]:
-        """The output of a sweep and its `runs.json`."""
-        out = self.home / name
-        stages.get("finetune")(
-            settings(*overrides),
-            lines=self.home / "lines",
-            selection=self.home / "selection",
-            encoder=self.home / "encoder",
-            recognizers_out=out,
-        )
-        return out, json.loads((out / "runs.json").read_text())
+        return self.road.finetune(settings(*overrides), name, self.encoder)
 
     def rates(self) -> dict[str, float]:
         """The learning rate of each start that is best on validation, tried on the first seed at the smallest budget."""
@@ -138,20 +114,15 @@ class Road:
         return rows
 
     def validation(self) -> Lines:
-        lines, selection = Artifact(self.home / "lines"), Artifact(self.home / "selection")
-        return Lines(lines, selected(lines, selection, "val"), settings().data)
+        return self.road.validation(settings())
 
     def pretraining(self) -> dict[str, Any]:
         """What pre-training came to along its way, and what it cost."""
-        encoder = Artifact(self.home / "encoder")
-        log = [json.loads(line) for line in (self.home / "encoder/log.jsonl").read_text().splitlines() if line]
-        by_step = {int(row["step"]): row for row in log}
-        every = max(1, len(by_step) // 24)
-        kept = ("step", "masked_loss", "visible_loss", "masked_accuracy", "masking_probability", "probe_cer")
-        along = [
-            {name: row[name] for name in kept if name in row} for row in list(by_step.values())[every - 1 :: every]
-        ]
-        return {"metrics": encoder.metrics, "along": along, "codebook": Artifact(self.home / "codebook").metrics}
+        return {
+            "metrics": Artifact(self.encoder).metrics,
+            "along": self.road.along(self.encoder),
+            "codebook": Artifact(self.codebook).metrics,
+        }
 
 
 def figures(packs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -191,13 +162,12 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     done = {}
     for name in arguments.packs:
-        road = Road(PACKS[name], arguments.data.absolute(), arguments.work.absolute())
-        road.prepare()
-        rows = road.rows()
-        source = road.validation()
+        compared = Comparison(PACKS[name], arguments.data.absolute(), arguments.work.absolute())
+        rows = compared.rows()
+        source = compared.validation()
         done[name] = {
             "rows": rows,
-            "pretraining": road.pretraining(),
+            "pretraining": compared.pretraining(),
             "lines": len(source),
             "documents": len(set(source.documents)),
             "data": source.artifact.version,

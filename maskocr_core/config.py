@@ -133,6 +133,8 @@ class Training(Section):
     """Optimiser steps."""
     batch: Positive = 32
     """Lines in one step, over all workers."""
+    fill: Literal["lines", "tokens"] = "lines"
+    """`lines`: always `batch` lines; `tokens`: as many as fill the steps of `batch` lines of mean width, so that the widest lines need no more memory."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 5e-4
     """Peak learning rate of AdamW after the warm-up; it falls to zero along a cosine."""
     warmup: Probability = 0.06

@@ -91,13 +91,15 @@ def paper(size: str) -> Config:
     The stem is the small convolutional one: the authors used a linear patch and a larger convolutional stem, and on real
     handwriting ours was worth more than pre-training itself in trials of small models. Adam and a warm-up of 10,000
     updates are the authors'; the decay of weights and of the learning rate, its peak (in inverse proportion to the width)
-    and batches of 1,024 lines, 128 at a time, are our choice, which nobody has tried at this scale.
+    and batches of as many steps as 1,024 lines of mean width have, an eighth at a time, are our choice, which nobody has
+    tried at this scale.
     """
     model, batch = PAPER_SIZES[size], 1024
     steps = math.ceil(PASSES * PAPER_LINES / batch)
     training = Training(
         steps=steps,
         batch=batch,
+        fill="tokens",
         learning_rate=round(0.192 / model.width, 6),
         warmup=round(10_000 / steps, 4),
         shares=8,

@@ -183,6 +183,41 @@ def test_reading_in_order_shows_each_line_once_and_as_it_is(source):
     assert sorted(seen) == sorted(source.line_ids)
 
 
+@pytest.mark.parametrize("augment", [False, True])
+@pytest.mark.parametrize("decoders", [1, 3])
+def test_lines_decoded_ahead_make_the_same_batches(packs, decoders, augment):
+    def stream(decoders):
+        own = packed.stream(packs, "train", DATA)
+        return batches.training(own, batch=BATCH, seed=1, augment=augment, first_step=5, decoders=decoders)
+
+    for found, expected in islice(zip(stream(decoders), stream(0)), 2 * LINES // BATCH):
+        assert found.line_ids == expected.line_ids
+        assert torch.equal(found.ink, expected.ink) and torch.equal(found.valid, expected.valid)
+
+
+def by_tokens(source, **settings):
+    return batches.training(source, batch=BATCH, seed=0, fill="tokens", multiple=2, **settings)
+
+
+def test_batches_by_tokens_hold_about_as_many_steps_each_and_every_line_once_an_epoch(source):
+    budget, seen, steps = BATCH * source.widths.mean() / STEP, Counter(), []
+    stream = by_tokens(source)
+    while sum(seen.values()) < LINES or not steps:
+        batch = next(stream)
+        seen.update(batch.line_ids)
+        steps.append((len(batch.line_ids), len(batch.line_ids) * int(batch.valid.sum(1).max())))
+    assert set(seen) == set(source.line_ids) and sum(seen.values()) <= LINES + 2 * 2  # two windows, each topped up
+    assert {lines % 2 for lines, _ in steps} == {0} and len({lines for lines, _ in steps}) > 3
+    assert all(tokens <= 1.1 * budget or lines == 2 for lines, tokens in steps)  # windows differ in their mean width
+    full = [tokens for lines, tokens in steps if tokens > 0.6 * budget]
+    assert len(full) >= len(steps) - 2
+
+
+def test_a_stream_by_tokens_begun_at_a_later_step_is_the_same_stream(source):
+    whole = drawn(islice(by_tokens(source), 11, 14), 3)
+    assert drawn(by_tokens(source, first_step=11), 3) == whole
+
+
 def test_what_cannot_be_kept_is_decoded_again_and_is_the_same(source):
     fresh = source.with_geometry(DATA)
     fresh.keep = 0

@@ -296,6 +296,7 @@ def test_an_error_of_the_writing_is_told_at_the_next_save(tmp_path, monkeypatch)
 _FILL = """
 import sys
 import torch
+from itertools import count
 from pathlib import Path
 from maskocr_core.config import Training
 from maskocr_core.data.batches import Batch
@@ -317,7 +318,7 @@ def after(step):
         (room / "ballast").write_bytes(bytes(700_000))
 training = Training(steps=20, checkpoint_every=2, shares=1)
 try:
-    fit(Grows(), lambda first: iter(lambda: batch, None), training, Checkpoints(room / "kept"), after=after)
+    fit(Grows(), lambda first: (batch for _ in count()), training, Checkpoints(room / "kept"), after=after)
 except RuntimeError as error:
     print(error)
 (room / "ballast").unlink()

@@ -2,15 +2,18 @@
 
 An epoch permutes the row groups, takes windows of them (bounded memory, lines of many shards mixed), keeps each line
 with its selection weight, forms batches of similar width inside a window and shuffles the batches. `Stream` reads one
-window at a time, so that memory does not grow with the number of lines; `Lines` is a set that is known as a whole.
+window at a time, so that memory does not grow with the number of lines; `Lines` is a set that is known as a whole. Threads
+may decode the batches to come while one is trained on (`data/ahead.py`): that changes no batch.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +23,11 @@ from torch import Tensor
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import STEP, Data
 from maskocr_core.data import images, lines
+from maskocr_core.data.ahead import ahead
 
 WINDOW_GROUPS = 16
-PAD_TO = 64  # px: few distinct widths, or the memory of convolutions grows with every new one
+PAD_TO = 32  # px: few distinct widths, or the memory of convolutions grows with every new one
+WIDTH_NOISE = 0.03  # so that the same lines do not always meet in a batch; more of it is more padding
 CACHE_BYTES = 1 << 30
 
 
@@ -52,6 +57,7 @@ class Lines:
         )
         self._decoded: OrderedDict[int, np.ndarray] = OrderedDict()
         self._bytes = 0
+        self._lock = threading.Lock()  # several threads decode
         # Nothing in the cache leads back to this object, or windows would stay in memory until the garbage is collected.
         self._group = lru_cache(maxsize=2 * WINDOW_GROUPS)(partial(_images, artifact))
         self._places_of: dict[tuple[str, int], list[int]] = {}
@@ -83,11 +89,14 @@ class Lines:
         if place in self._decoded:
             return self._decoded[place]
         shard, group, row = self.places[place]
-        image, mirrored = self._group(shard, group)[row].as_py(), self.data.direction == "rtl"
+        with self._lock:  # or several threads would read the same group
+            column = self._group(shard, group)
+        image, mirrored = column[row].as_py(), self.data.direction == "rtl"
         pixels = images.prepare(image, self.data.height, self.data.max_width, mirrored=mirrored)
-        if self._bytes + pixels.nbytes <= self.keep:
-            self._decoded[place] = pixels
-            self._bytes += pixels.nbytes
+        with self._lock:
+            if self._bytes + pixels.nbytes <= self.keep and place not in self._decoded:
+                self._decoded[place] = pixels
+                self._bytes += pixels.nbytes
         return pixels
 
     def collate(self, places: np.ndarray, random: np.random.Generator | None = None) -> Batch:
@@ -163,11 +172,33 @@ def training(
     rank: int = 0,
     world: int = 1,
     augment: bool = False,
+    fill: Literal["lines", "tokens"] = "lines",
+    multiple: int = 1,
+    decoders: int = 0,
 ) -> Iterator[Batch]:
     """Batches of training steps `first_step`, `first_step` + 1, … without end; rank r of n gets rows r, r + n, … of each.
 
+    fill: `batch` lines each, or as many lines, a multiple of `multiple`, as make up the padded steps of `batch` lines of
+    mean width. decoders: threads that decode ahead; 0 decodes where a batch is asked for.
+
     Raises ValueError if there is no line, or `batch` is not a multiple of `world`.
     """
+    calls = _drawn(source, batch, seed, first_step, rank, world, augment, fill, multiple)
+    return ahead(calls, decoders) if decoders else (call() for call in calls)
+
+
+def _drawn(
+    source: Lines | Stream,
+    batch: int,
+    seed: int,
+    first_step: int,
+    rank: int,
+    world: int,
+    augment: bool,
+    fill: str,
+    multiple: int,
+) -> Iterator[Callable[[], Batch]]:
+    """What makes the batch of each step."""
     if not len(source):
         raise ValueError("there is no line to train on: see the verdicts of fit and the quarantine of validate")
     if batch % world:
@@ -177,23 +208,29 @@ def training(
         before = step
         for window, groups in enumerate(_windows(source, seed, epoch)):
             random = np.random.default_rng([seed, epoch, window])
-            drawn_from = None  # of a window that a resume may skip, the weights are enough
-            if step >= first_step:
-                drawn_from, places = source.window(groups)
-            weights = drawn_from.weights[places] if drawn_from else source.weights_of(groups)
-            kept = np.flatnonzero(random.random(len(weights)) < weights)
-            steps = -(-len(kept) // batch)
-            if first_step < step + steps:
-                if not drawn_from:
-                    drawn_from, places = source.window(groups)
-                chunks = _bucketed(drawn_from.widths, places[kept], batch, random)
-                for number in range(max(0, first_step - step), steps):
-                    noise = np.random.default_rng([seed, step + number, rank]) if augment else None
-                    yield drawn_from.collate(chunks[number][rank::world], noise)
-            step += steps
+            if fill == "lines" and step < first_step:
+                # Of a window that a resume may skip, the weights are enough to know its steps.
+                steps = -(-_kept(source.weights_of(groups), random).size // batch)
+                if step + steps <= first_step:
+                    step += steps
+                    continue
+                random = np.random.default_rng([seed, epoch, window])
+            drawn_from, places = source.window(groups)
+            places = places[_kept(drawn_from.weights[places], random)]
+            chunks = _bucketed(drawn_from.widths, places, batch, random, fill, multiple)
+            for number, chunk in enumerate(chunks, step):
+                if number >= first_step:
+                    noise = np.random.default_rng([seed, number, rank]) if augment else None
+                    yield partial(drawn_from.collate, chunk[rank::world], noise)
+            step += len(chunks)
         if step == before and not any(source.weights_of([group]).any() for group in source.groups):
             raise ValueError("every line has weight 0: there is nothing to draw; see the verdicts of fit")
         epoch += 1
+
+
+def _kept(weights: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Places of the lines that are drawn, each with its weight."""
+    return np.flatnonzero(random.random(len(weights)) < weights)
 
 
 def _windows(source: Lines | Stream, seed: int, epoch: int) -> Iterator[list[tuple[str, int]]]:
@@ -204,11 +241,29 @@ def _windows(source: Lines | Stream, seed: int, epoch: int) -> Iterator[list[tup
         yield [groups[number] for number in order[begin : begin + WINDOW_GROUPS]]
 
 
-def _bucketed(widths: np.ndarray, places: np.ndarray, batch: int, random: np.random.Generator) -> np.ndarray:
-    """(S, batch) places, lines of similar width together, the batches shuffled; the last one is topped up."""
-    # A little noise on the width, so that the same lines do not always meet in a batch.
-    places = places[np.argsort(widths[places] * random.uniform(0.9, 1.1, len(places)), kind="stable")]
-    if len(places) % batch:
-        places = np.concatenate([places, random.choice(places, batch - len(places) % batch)])
-    chunks = places.reshape(-1, batch)
-    return chunks[random.permutation(len(chunks))]
+def _bucketed(
+    widths: np.ndarray, places: np.ndarray, batch: int, random: np.random.Generator, fill: str, multiple: int
+) -> list[np.ndarray]:
+    """The places in batches of similar width, shuffled; the last one of the window is topped up."""
+    if not len(places):
+        return []
+    noise = random.uniform(1 - WIDTH_NOISE, 1 + WIDTH_NOISE, len(places))
+    places = places[np.argsort(widths[places] * noise, kind="stable")]
+    widest, budget = np.maximum.accumulate(widths[places]), batch * widths[places].mean()
+    multiple = batch if fill == "lines" else multiple
+
+    def end_of(begin: int) -> int:
+        end = begin + multiple
+        while fill == "tokens" and end < len(places):
+            more = end + multiple
+            if (more - begin) * widest[min(more, len(places)) - 1] > budget:
+                break
+            end = more
+        return end
+
+    chunks, begin = [], 0
+    while begin < len(places):
+        chunks.append(places[begin : (begin := end_of(begin))])
+    lacking = -len(chunks[-1]) % multiple
+    chunks[-1] = np.concatenate([chunks[-1], random.choice(places, lacking)])
+    return [chunks[number] for number in random.permutation(len(chunks))]

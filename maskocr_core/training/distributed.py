@@ -19,6 +19,7 @@ SAID = (
     "loss",
     "validation_cer",
     "lines_per_second",
+    "data_wait",
 )
 
 

@@ -103,7 +103,14 @@ def _train(run: Run, config: Config, data: Path, selection: Path, folder: Path) 
     log = TrainingLog(folder / "log.jsonl")
 
     def stream(first: int):
-        return batches.training(source, batch=settings.batch, seed=run.seed, first_step=first, augment=True)
+        return batches.training(
+            source,
+            batch=settings.batch,
+            seed=run.seed,
+            first_step=first,
+            augment=True,
+            decoders=device.decoders(),
+        )
 
     figures = fit(
         Recognition(recognizer, **run.gentleness(config)),

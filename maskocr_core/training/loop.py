@@ -6,7 +6,7 @@ import contextlib
 import errno
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import torch
@@ -35,7 +35,7 @@ def learning_rate(step: int, training: Training) -> float:
 
 def fit(
     objective: nn.Module,
-    batches: Callable[[int], Iterator[Batch]],
+    batches: Callable[[int], Generator[Batch, None, None]],
     training: Training,
     checkpoints: Checkpoints,
     *,
@@ -63,8 +63,7 @@ def fit(
     drawn = StepLog(checkpoints.attempt, place)
     objective.train()
     pace = Pace()
-    with _kept_whole(checkpoints):
-        stream = batches(first)
+    with _kept_whole(checkpoints), contextlib.closing(batches(first)) as stream:
         for step in range(first, training.steps):
             with pace.waiting():
                 batch = device.moved(next(stream), where)

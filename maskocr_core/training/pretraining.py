@@ -12,7 +12,7 @@ from maskocr_core import artifacts
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Config
 from maskocr_core.data import batches, budgets, lines
-from maskocr_core.training import checkpoint, objectives, pictures, probing
+from maskocr_core.training import checkpoint, device, objectives, pictures, probing
 from maskocr_core.training.checkpoints import Checkpoints
 from maskocr_core.training.log import TrainingLog
 from maskocr_core.training.loop import fit
@@ -44,6 +44,9 @@ def train(
             first_step=first,
             rank=place.rank,
             world=place.world,
+            fill=config.pretrain.fill,
+            multiple=config.pretrain.shares,
+            decoders=device.decoders(),
         )
 
     figures = fit(

@@ -14,6 +14,8 @@ def evaluate(
     validation: Input[Artifact],
     selection: Input[Dataset],
     recognizers: Input[Model],
+    costs_uri: str,
+    prices_uri: str,
     evaluation_out: Output[Artifact],
     metrics: Output[Metrics],
 ):
@@ -27,6 +29,8 @@ def evaluate(
         validation=validation.path,
         selection=selection.path,
         recognizers=recognizers.path,
+        costs_uri=costs_uri,
+        prices_uri=prices_uri,
         evaluation_out=evaluation_out.path,
     )
     for name, value in numbers.items():

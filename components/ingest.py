@@ -13,6 +13,7 @@ def ingest(
     overrides: list,
     data_uri: str,
     transfer_uri: str,
+    protected_uris: str,
     lines_out: Output[Dataset],
     metrics: Output[Metrics],
 ) -> NamedTuple("Versions", [("data_version", str)]):
@@ -23,6 +24,7 @@ def ingest(
         config.load(recipe, overrides),
         data_uri=data_uri,
         transfer_uri=transfer_uri,
+        protected_uris=protected_uris,
         lines_out=lines_out.path,
     )
     for name, value in numbers.items():

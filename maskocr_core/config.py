@@ -189,6 +189,10 @@ class Sweep(Section):
     """Factor by which each layer below the head learns slower where a start brings a trained encoder; 1: all alike."""
     frozen: Probability = 0.0
     """Share of the steps in which an encoder that a start brings trained is left as it is, while the head learns."""
+    replay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of the lines of fine-tuning that are old ones, of the transfer lines, where a start was trained on them: against forgetting."""
+    average: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of the weights of a start that is a trained recogniser which stays in the result: against forgetting."""
     validations: Annotated[int, Field(ge=4, multiple_of=4)] = 12
     """How often a run is validated, evenly over its steps; the best checkpoint on validation is kept."""
     jobs: Annotated[int, Field(ge=0)] = 2
@@ -210,6 +214,14 @@ class Gate(Section):
     """Confidence of every interval."""
     min_documents: Annotated[int, Field(ge=2)] = 4
     """Test documents below which no verdict is given."""
+    margin: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.005
+    """How much higher than the champion's the CER of a protected set may be, as a share: 0.005 is half a point."""
+    small_slices: Literal["shown", "block"] = "shown"
+    """What a protected set of too few documents does: it is `shown`, or it must `block` a promotion until more is labelled."""
+    ece: Annotated[float, Field(gt=0.0, le=1.0)] = 0.15
+    """How far confidence may be from the truth in the mean (expected calibration error on the test lines)."""
+    test_uses: Positive = 20
+    """Verdicts on the same test lines from which on the report warns that they are worn."""
 
 
 class Registry(Section):

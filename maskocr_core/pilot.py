@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 
 
-def travel(data: str, transfer: str, recipe: str, overrides: list[str], work: Path) -> None:
+def travel(data: str, transfer: str, protected: str, recipe: str, overrides: list[str], work: Path) -> None:
     """Run the compiled pipeline under kfp.local on embedded defaults, version its data with DVC, and print what came out."""
     from maskocr_core import artifacts, config, doctor, stages
     from maskocr_core.services import storage, versions
 
     settings = config.load(recipe, overrides)  # a misspelt knob is said before anything is started
-    for uri in filter(None, (data, transfer)):
+    for uri in filter(None, (data, transfer, *storage.listed(protected))):
         if not uri.startswith("models:/"):
             storage.files(uri)
     doctor.demand_disk(work, gigabytes=2.0)
@@ -37,6 +37,7 @@ def travel(data: str, transfer: str, recipe: str, overrides: list[str], work: Pa
     arguments = {
         "data_uri": storage.absolute(data),
         "transfer_uri": storage.absolute(transfer),
+        "protected_uris": ",".join(map(storage.absolute, storage.listed(protected))),
         "recipe": recipe,
         "overrides": overrides,
     }
@@ -46,6 +47,7 @@ def travel(data: str, transfer: str, recipe: str, overrides: list[str], work: Pa
         work / "data",
         data_uri=data,
         transfer_uri=transfer,
+        protected_uris=protected,
         recipe=recipe,
         overrides=overrides,
         remote=str(work / "dvc-remote"),

@@ -39,7 +39,10 @@ def _on_cluster(task: dsl.PipelineTask, memory: str) -> dsl.PipelineTask:
 def pretrain_finetune(
     data_uri: str,
     transfer_uri: str = "",
+    protected_uris: str = "",
     encoder_uri: str = "",
+    costs_uri: str = "",
+    prices_uri: str = "",
     recipe: str = "small",
     overrides: list = [],  # noqa: B006
 ):
@@ -48,12 +51,17 @@ def pretrain_finetune(
     Args:
         data_uri: Your lines: a folder, an archive or s3://bucket/prefix with Parquet files, line images with .gt.txt beside them, or pages with PAGE XML or ALTO.
         transfer_uri: Labelled lines of a related domain in the same forms, or a trained recognizer (models:/name@alias); empty for none.
+        protected_uris: Labelled lines that a new model must go on reading, in the same forms, separated by commas; empty for none.
         encoder_uri: What describes the steps that pre-training predicts, with codebook.features=encoder: a pre-trained encoder or a trained recognizer (folder or models:/name@alias); empty for none.
+        costs_uri: JSON file of what errors cost, by character class and field; empty for the one that comes with maskocr.
+        prices_uri: JSON file of prices of labels and computing, for a verdict on the investment; empty for none.
         recipe: Named configuration: pilot, smoke, small or base.
         overrides: Changes to the recipe, such as ["pretrain.steps=20000", "sweep.budgets=[300, 1000]"].
     """
     knobs = {"recipe": recipe, "overrides": overrides}
-    ingested = _on_cluster(ingest(**knobs, data_uri=data_uri, transfer_uri=transfer_uri), memory="4Gi")
+    ingested = _on_cluster(
+        ingest(**knobs, data_uri=data_uri, transfer_uri=transfer_uri, protected_uris=protected_uris), memory="4Gi"
+    )
     # Every task that reads lines is told their version too: it stands in the task's inputs, and other lines are refused.
     lines = {"lines": ingested.outputs["lines_out"], "data_version": ingested.outputs["data_version"]}
     validated = _on_cluster(validate(**knobs, **lines), memory="4Gi")
@@ -70,7 +78,16 @@ def pretrain_finetune(
     )
     recognizers = finetuned.outputs["recognizers_out"]
     evaluated = _on_cluster(
-        evaluate(**knobs, **lines, validation=validation, selection=selection, recognizers=recognizers), memory="8Gi"
+        evaluate(
+            **knobs,
+            **lines,
+            validation=validation,
+            selection=selection,
+            recognizers=recognizers,
+            costs_uri=costs_uri,
+            prices_uri=prices_uri,
+        ),
+        memory="8Gi",
     )
     registered = register(**knobs, **lines, recognizers=recognizers, evaluation=evaluated.outputs["evaluation_out"])
     _on_cluster(registered, memory="4Gi")

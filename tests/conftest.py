@@ -43,7 +43,8 @@ def own_place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MASKOCR_WORK", str(tmp_path / "stages"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    chosen = ("RUN", "STORE", "MAP", "JOBS", "TOMBSTONES")
+    chosen = ("RUN", "STORE", "MAP", "JOBS", "TOMBSTONES", "LEDGER", "WHO", "MLFLOW_UI")
+    chosen += ("NOTIFY_WEBHOOK", "NOTIFY_COMMAND")
     for name in (*(f"MASKOCR_{word}" for word in chosen), "MLFLOW_RUN_ID", "RAY_ADDRESS", "KFP_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
     # A process a core for every few shards costs more than it saves here; tests of the ways choose for themselves.
@@ -121,10 +122,11 @@ def run_stage(name: str, configuration: config.Config, raw: Path, root: Path, **
     """Run a stage whose inputs lie under their own names in `root`, and put its outputs there."""
     import inspect
 
-    given = {"data_uri": raw / "target", "transfer_uri": raw / "transfer", "encoder_uri": ""}
+    given = {"data_uri": raw / "target", "transfer_uri": raw / "transfer", "encoder_uri": "", "protected_uris": ""}
+    given |= {"costs_uri": "", "prices_uri": ""}
     arguments = {}
     for parameter in list(inspect.signature(stages.get(name)).parameters)[1:]:
-        if parameter.endswith("_uri"):
+        if parameter in given:
             arguments[parameter] = str(given[parameter])
         else:
             arguments[parameter] = root / parameter.removesuffix("_out")

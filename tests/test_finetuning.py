@@ -121,6 +121,59 @@ def test_decoder_and_gentleness_are_in_the_key_of_a_run_that_starts_from_trained
     assert len(keys) == len(changes)
 
 
+@pytest.fixture(scope="module")
+def with_old(tmp_path_factory):
+    """Lines of the target and of a transfer source, and a recogniser that reads the latter."""
+    root = tmp_path_factory.mktemp("old")
+    old = packed.short_lines(40, seed=9, alphabet="ABCDE")
+    short = packed.short_lines
+    packs = packed.pack(
+        root, {"train": short(16, seed=1), "val": short(8, seed=2), "transfer-train": old, "transfer-val": old[:8]}
+    )
+    base = finetuning.Run("transfer base", ("transfer-train", "transfer-val"), 0, 1e-3, 0, 24)
+    finetuning.train(base, settings(), *packs, root / "base")
+    return packs, root / "base" / "all"
+
+
+def test_old_lines_are_replayed_in_their_share(with_old, tmp_path, monkeypatch):
+    packs, base = with_old
+    drawn, texts = batches.training, []
+
+    def watching(source, **others):
+        for batch in drawn(source, **others):
+            texts.extend(batch.texts)
+            yield batch
+
+    monkeypatch.setattr(batches, "training", watching)
+    train(packs, tmp_path, settings("sweep.replay=0.4", "sweep.steps=24"), recognizer=str(base))
+    share = sum(text.isalpha() for text in texts) / len(texts)
+    assert share == pytest.approx(0.4, abs=0.1)
+    texts.clear()
+    train(packs, tmp_path / "scratch", settings("sweep.replay=0.4"))
+    assert not any(text.isalpha() for text in texts)  # one that never knew them has nothing to forget
+
+
+def test_a_share_of_the_old_weights_stays_in_what_is_kept(with_old, tmp_path):
+    packs, base = with_old
+    start = encoder_of(base)
+    moved = {}
+    for share in (0.0, 0.5, 0.9):
+        train(packs, tmp_path / str(share), settings(f"sweep.average={share}"), recognizer=str(base))
+        now = encoder_of(tmp_path / str(share) / "all")
+        moved[share] = sum((now[name] - start[name]).abs().sum().item() for name in start)
+    assert 0 < moved[0.9] < moved[0.5] < moved[0.0]
+
+
+def test_remedies_are_in_the_key_of_a_run_that_can_forget_alone(with_old):
+    packs, base = with_old
+    changes = ((), ("sweep.replay=0.2",), ("sweep.average=0.2",))
+
+    def keys(**start):
+        return {run(**start).key(settings(*each), *map(Artifact, packs), "") for each in changes}
+
+    assert len(keys(recognizer=str(base))) == 3 and len(keys()) == 1
+
+
 class Stop(Exception):
     pass
 

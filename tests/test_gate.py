@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from maskocr_core.judging import gate
+from maskocr_core.judging import gate, statistics
 from maskocr_core.judging.statistics import Difference
 
 
@@ -86,6 +86,56 @@ def test_against_a_champion_the_paired_interval_decides(value, reach, verdict):
     decided = gate.decide("both", starts, difference(value, reach))
     assert decided.verdict == verdict and decided.reason == decided.lines[0].reason
     assert "the champion" in decided.reason and decided.lines[1:] == tuple(starts)
+
+
+def check(verdict, blocks=True):
+    return gate.Comparison("an old domain", verdict, 0.01, 0.02, "because of the old domain", blocks=blocks)
+
+
+@pytest.mark.parametrize(
+    ("value", "checks", "verdict"),
+    [
+        (-0.02, [check("holds")], "promote"),
+        (-0.02, [check("broken")], "hold"),
+        (-0.02, [check("undecided")], "undecided"),
+        (-0.02, [check("too small")], "undecided"),
+        (-0.02, [check("too small", blocks=False), check("undecided", blocks=False)], "promote"),
+        (0.02, [check("holds")], "hold"),
+    ],
+)
+def test_a_check_can_hold_a_candidate_back_and_none_can_make_up_for_a_worse_one(value, checks, verdict):
+    decided = gate.decide("both", [], difference(value, 0.01), checks)
+    assert decided.verdict == verdict
+    assert ("because of the old domain" in decided.reason) == (verdict != "promote" and value < 0)
+
+
+def test_a_candidate_that_breaks_a_check_is_held_where_there_is_no_champion_too():
+    assert gate.decide("both", [], None, [check("broken")]).verdict == "hold"
+    assert gate.decide("both", [], None, [check("undecided")]).verdict == "first"
+
+
+def test_a_protected_slice_of_too_few_documents_is_shown_and_blocks_only_if_the_config_says_so():
+    few = difference(0.001, math.nan, 2)
+    (bound,) = statistics.below_margin([few], 0.005)
+    for blocks in (False, True):
+        line = gate.protected("old", few, bound, 0.005, blocks)
+        assert (line.verdict, line.blocks) == ("too small", blocks) and "2 documents, too few" in line.reason
+
+
+@pytest.mark.parametrize(
+    ("low", "value", "high", "verdict"),
+    [(0.1, 0.2, 0.3, "broken"), (-0.1, 0.1, 0.3, "undecided"), (-0.3, -0.1, 0.1, "holds")],
+)
+def test_errors_may_not_cost_more(low, value, high, verdict):
+    assert gate.cost(value, low, high, "letters").verdict == verdict
+
+
+def test_confidence_blocks_where_it_is_known_to_be_off_and_is_only_told_where_it_is_unknown():
+    assert gate.calibration(True, 0.05, 0.15, "").verdict == "holds"
+    off = gate.calibration(True, 0.25, 0.15, "")
+    assert (off.verdict, off.blocks) == ("broken", True)
+    unknown = gate.calibration(False, None, 0.15, "only 3 documents")
+    assert (unknown.verdict, unknown.blocks) == ("undecided", False) and "only 3 documents" in unknown.reason
 
 
 def test_a_verdict_survives_json_without_a_nan():

@@ -164,7 +164,9 @@ def test_dvc_runs_the_data_stages_with_the_flags_and_paths_of_their_signatures()
         }
         assert set(given) == set(parameters)
         assert [given[parameter] for parameter in parameters if parameter.endswith("_out")] == entry["outs"]
-        assert sorted(given[p] for p in parameters if not p.endswith(("_out", "_uri"))) == sorted(entry.get("deps", []))
+        assert sorted(given[p] for p in parameters if not p.endswith(("_out", "_uri", "_uris"))) == sorted(
+            entry.get("deps", [])
+        )
         assert f"code.{name}" in entry["params"]
 
 

@@ -131,3 +131,33 @@ def test_a_detectable_difference_is_detected_four_times_in_five():
 def test_numbers_that_give_no_rate_are_refused(arguments, mend):
     with pytest.raises(ValueError, match=mend):
         statistics.ratio_interval(*arguments)
+
+
+def test_a_slice_is_safe_only_where_the_margin_is_excluded_for_all_slices_together():
+    random = np.random.default_rng(0)
+    documents = np.repeat(np.arange(12), 20)
+
+    def paired(shift, noise=0.4):
+        a = random.poisson(2, 240) + shift + random.normal(0, noise, 240)
+        return statistics.paired_difference(a, random.poisson(2, 240), np.full(240, 40), documents)
+
+    safe, worse = paired(-1.0), paired(2.0)
+    bounds = statistics.below_margin([safe, worse, *(paired(0.0) for _ in range(3))], 0.005)
+    assert bounds[0].standing == "holds" and bounds[1].standing == "broken"
+    assert bounds[0].upper < 0.005 < bounds[1].upper
+    assert all(bound.p >= statistics.below_margin([one], 0.005)[0].p for bound, one in zip(bounds, (safe, worse)))
+
+
+def test_at_the_margin_itself_a_family_of_slices_is_wrong_at_most_as_often_as_it_claims():
+    """Holm over five slices that all lie at the margin: some slice is called safe in about 5 of 100 families."""
+    random = np.random.default_rng(1)
+    documents = np.repeat(np.arange(10), 10)
+    characters = np.full(100, 40)
+    wrong = 0
+    for _ in range(400):
+        differences = []
+        for _ in range(5):
+            own = np.repeat(random.normal(0.2, 0.5, 10), 10) + random.normal(0, 1, 100)
+            differences.append(statistics.paired_difference(own, np.zeros(100), characters, documents))
+        wrong += any(bound.standing == "holds" for bound in statistics.below_margin(differences, 0.2 / 40))
+    assert wrong / 400 < 0.09

@@ -1,5 +1,6 @@
 """MLflow on SQLite: runs that a person can compare, and a model that loads and reads."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ from conftest import run_stage
 from maskocr_core.artifacts import Artifact
 from maskocr_core.data import lines
 from maskocr_core.reader import Reader
+from maskocr_core.services import ledger
 
 
 @pytest.fixture
@@ -74,6 +76,34 @@ def test_the_version_says_verdict_start_and_data(tracked, registration, road):
     assert version.tags["verdict"] == "first" and version.tags["start"] == registration["start"]
     assert version.tags["data_version"] == Artifact(road["lines"]).version
     assert "CER" in version.description
+
+
+def test_the_verdict_is_in_the_ledger_with_the_digest_of_the_summary_which_the_version_carries(
+    tracked, registration, road
+):
+    (entry,) = ledger.read(str(road["root"] / "ledger")).demand_whole().entries
+    assert (entry.kind, entry.model, entry.version) == ("verdict", "maskocr", registration["version"])
+    assert (entry.verdict, entry.alias) == ("first", "challenger") and "no champion" in entry.reason
+    assert entry.verdict_digest == hashlib.sha256((road["evaluation"] / "summary.json").read_bytes()).hexdigest()
+    assert tracked.get_model_version("maskocr", entry.version).tags["verdict_digest"] == entry.verdict_digest
+
+
+def test_who_decides_is_told_of_a_new_challenger_and_nobody_to_be_reached_costs_no_model(
+    road, raw, smoke, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setenv("MASKOCR_NOTIFY_COMMAND", f"tee {tmp_path}/message")
+    monkeypatch.setenv("MASKOCR_NOTIFY_WEBHOOK", "http://127.0.0.1:9/hook")
+    run_stage("register", smoke, raw, road["root"], registration_out=tmp_path / "out")
+    assert "maskocr version 1 wants to be champion; the gate says first" in (tmp_path / "message").read_text()
+    assert "nobody was told of the new challenger by MASKOCR_NOTIFY_WEBHOOK" in capfd.readouterr().err
+
+
+def test_a_ledger_that_is_not_whole_gets_no_version_to_judge(road, raw, smoke, tmp_path):
+    (tmp_path / "ledger").mkdir()
+    (tmp_path / "ledger/00000001.json").write_text("{")
+    with pytest.raises(ValueError, match="00000001.json is damaged"):
+        run_stage("register", smoke, raw, road["root"], registration_out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_model_that_reads_otherwise_than_evaluated_gets_no_version(road, raw, smoke, tmp_path):

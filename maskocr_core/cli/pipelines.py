@@ -71,6 +71,9 @@ def pilot(
     transfer: Annotated[
         str, typer.Option(help="Labelled lines of a related domain, or a trained recognizer.")
     ] = "sample/transfer",
+    protected: Annotated[
+        str, typer.Option(help="Labelled lines that a new model must go on reading, separated by commas.")
+    ] = "",
     recipe: Recipe = "pilot",
     set: Overrides = [],  # noqa: B006  typer reads the default, nobody changes it
     work: Annotated[Path, typer.Option(help="Folder for everything the pilot writes.")] = Path("work"),
@@ -78,7 +81,7 @@ def pilot(
     """The whole road on this machine: the pipeline under kfp.local, data versioned by DVC, MLflow on SQLite, then the table."""
     from maskocr_core import pilot as road
 
-    road.travel(data, transfer, recipe, set, work)
+    road.travel(data, transfer, protected, recipe, set, work)
 
 
 @app.command(rich_help_panel="Pipelines")
@@ -86,6 +89,9 @@ def track(
     folder: Annotated[Path, typer.Argument(help="Repository to make or to bring up to date.")],
     data: Annotated[str, typer.Option(help="Your lines, as `ingest` takes them.")],
     transfer: Annotated[str, typer.Option(help="Labelled lines of a related domain, or a trained recognizer.")] = "",
+    protected: Annotated[
+        str, typer.Option(help="Labelled lines that a new model must go on reading, separated by commas.")
+    ] = "",
     remote: Annotated[
         str, typer.Option(help="Where `dvc push` puts the data: s3://bucket/prefix, or a folder counted from FOLDER.")
     ] = "../dvc-remote",
@@ -100,6 +106,7 @@ def track(
         folder,
         data_uri=data,
         transfer_uri=transfer,
+        protected_uris=protected,
         recipe=recipe,
         overrides=set,
         remote=remote,

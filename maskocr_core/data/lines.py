@@ -26,7 +26,7 @@ from maskocr_core.artifacts import Artifact
 from maskocr_core.data import tombstones
 
 ROWS_PER_GROUP = 512
-SPLITS = ("train", "val", "test", "unlabeled", "transfer-train", "transfer-val")
+SPLITS = ("train", "val", "test", "unlabeled", "transfer-train", "transfer-val", "protected-test")
 SCHEMA = pa.schema(
     [
         pa.field("line_id", pa.string(), nullable=False),  # digest of the image bytes: identity and exact duplicates

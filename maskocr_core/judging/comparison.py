@@ -20,10 +20,16 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Readings:
-    """What one start read: texts by mark (`quarter`, `half`, `all`), one list of N texts for each seed."""
+    """What one start read: texts by mark (`quarter`, `half`, `all`), one list of N texts for each seed.
+
+    budget: labelled lines that it was fine-tuned on. confidences: of the texts at `all`, (N,) for each seed, as the
+    recogniser gives them.
+    """
 
     start: str
     by_mark: dict[str, list[list[str]]]
+    budget: int = 0
+    confidences: tuple[list[float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,12 +60,17 @@ class Test:
 
 
 def compare(
-    test: Test, readings: list[Readings], candidate: str, champion: list[str] | None
+    test: Test,
+    readings: list[Readings],
+    candidate: str,
+    champion: list[str] | None,
+    checks: Sequence[gate.Comparison] = (),
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows of the table, one a start, and the verdict as plain dicts.
 
     candidate: the start chosen on validation. champion: what the champion reads of the same lines now, None without one.
-    The starts are held against `scratch`, or against the first one where scratch was not run.
+    checks: what else the verdict hangs on. The starts are held against `scratch`, or against the first one where scratch
+    was not run.
     """
     base = next((row for row in readings if row.start == "scratch"), readings[0])
     standings = [
@@ -71,7 +82,53 @@ def compare(
     rows = [_row(test, reading, standing) for reading, standing in zip(readings, standings)]
     chosen = next(row for row in readings if row.start == candidate)
     against = test.difference(chosen.by_mark["all"], [champion]) if champion is not None else None
-    return rows, asdict(gate.decide(f"the start {candidate!r}", standings, against))
+    return rows, asdict(gate.decide(f"the start {candidate!r}", standings, against, checks))
+
+
+def efficiency(test: Test, readings: Sequence[Readings]) -> list[dict[str, Any]]:
+    """For each start and budget the CER after all steps, with its interval and each seed's own, by start and budget."""
+    return [
+        {
+            "start": row.start,
+            "budget": row.budget,
+            "cer": test.interval(row.by_mark["all"]),
+            "by_seed": [test.interval([texts])["value"] for texts in row.by_mark["all"]],
+        }
+        for row in sorted(readings, key=lambda row: (row.start, row.budget))
+    ]
+
+
+def forgetting(name: str, test: Test, before: Readings | None, after: Readings) -> dict[str, Any]:
+    """How a start reads a protected set after fine-tuning, and, where it was trained to read before, how it did then.
+
+    Negative `difference` (after minus before): nothing was forgotten.
+    """
+    row = {
+        "set": name,
+        "start": after.start,
+        "after": test.interval(after.by_mark["all"]),
+        "before": None,
+        "difference": None,
+    }
+    if before:
+        difference = asdict(test.difference(after.by_mark["all"], before.by_mark["all"]))
+        row |= {"before": test.interval(before.by_mark["all"]), "difference": difference}
+    return row
+
+
+def protected(
+    sets: dict[str, tuple[Test, list[list[str]], list[str]]], margin: float, small_blocks: bool
+) -> list[gate.Comparison]:
+    """The check of each protected set. sets: by name its lines, what the candidate reads (a list a seed), and the champion."""
+    differences = {name: test.difference(read, [champion]) for name, (test, read, champion) in sets.items()}
+    if not differences:
+        return []
+    confidence = next(iter(sets.values()))[0].confidence
+    bounds = statistics.below_margin(list(differences.values()), margin, confidence)
+    return [
+        gate.protected(name, difference, bound, margin, small_blocks)
+        for (name, difference), bound in zip(differences.items(), bounds)
+    ]
 
 
 def table(summary: dict[str, Any]) -> str:

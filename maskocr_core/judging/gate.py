@@ -1,20 +1,22 @@
 """The gate: from paired differences in CER to a verdict with its reasons. It decides and explains; a person promotes.
 
 A difference decides only where its whole interval lies on one side of zero. Undecided is an answer of its own, with
-what the test lines could have shown: "no difference seen" on six documents is no evidence that there is none.
+what the test lines could have shown: "no difference seen" on six documents is no evidence that there is none. Beside the
+difference from the champion stand checks, each of which can hold a candidate back and none of which can make up for it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from maskocr_core.judging.statistics import Difference
+    from maskocr_core.judging.statistics import Bound, Difference
 
-Standing = Literal["better", "worse", "undecided", "baseline", "too few documents"]
+Standing = Literal["better", "worse", "undecided", "baseline", "too few documents", "holds", "broken", "too small"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,9 @@ class Comparison:
     """One line of the verdict.
 
     name: what is judged. value: its CER minus that of what it is held against, as a share; None where it is compared
-    with nothing. bound: the end of the interval nearer to zero, which decides; None where there is none.
+    with nothing. bound: the end of the interval nearer to zero, which decides; None where there is none. limit: what the
+    bound of a check must stay below, 0 where two readings are compared. unit: of the three numbers. blocks: whether the
+    verdict hangs on it.
     """
 
     name: str
@@ -30,6 +34,9 @@ class Comparison:
     value: float | None
     bound: float | None
     reason: str
+    limit: float | None = 0.0
+    unit: Literal["CER points", "cost", "ECE", "count"] = "CER points"
+    blocks: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,22 +70,93 @@ def compare(name: str, against: str, difference: Difference) -> Comparison:
     return Comparison(name, "undecided", value, bound, _undecided(name, against, difference))
 
 
-def decide(candidate: str, starts: Sequence[Comparison], against_champion: Difference | None) -> Verdict:
+def protected(name: str, difference: Difference, bound: Bound, margin: float, small_blocks: bool) -> Comparison:
+    """Whether a protected slice (an old domain, say) is kept: candidate minus champion there, below `margin` CER.
+
+    bound: of this slice among all protected ones (`statistics.below_margin`). small_blocks: whether a slice of too few
+    documents for an interval leaves the verdict undecided, or is only shown.
+    """
+    if math.isnan(difference.low):
+        reason = f"{name}: {_documents(difference.documents)}, too few to tell; label lines of more."
+        return Comparison(name, "too small", difference.value, None, reason, margin, blocks=small_blocks)
+    word = {"holds": "is shown to stay within", "broken": "is beyond", "undecided": "is not shown to stay within"}
+    reason = (
+        f"{name}: the CER is {_points(difference.value)} points {'above' if difference.value > 0 else 'below'} the "
+        f"champion's, which {word[bound.standing]} the {_points(margin)} allowed ({_documents(difference.documents)}; "
+        f"p = {bound.p:.2g}, adjusted for all protected slices)."
+    )
+    return Comparison(name, bound.standing, difference.value, bound.upper, reason, margin, blocks=True)
+
+
+def cost(value: float, low: float, high: float, unit: str) -> Comparison:
+    """Whether errors cost no more than the champion's: candidate minus champion, expected cost a line, with its interval."""
+    if math.isnan(low):
+        reason = "The test lines are of too few documents for an interval of the expected cost."
+        return Comparison("expected cost", "too small", value, None, reason, unit="cost")
+    standing = "broken" if low > 0 else "holds" if value <= 0 else "undecided"
+    word = {
+        "broken": "Its errors cost more",
+        "holds": "Its errors cost no more",
+        "undecided": "Its errors may cost more",
+    }[standing]
+    reason = f"{word} than the champion's: {value:+.3g} {unit} a line ({low:+.3g} to {high:+.3g})."
+    return Comparison("expected cost", standing, value, high if value <= 0 else low, reason, unit="cost", blocks=True)
+
+
+def calibration(usable: bool, ece: float | None, limit: float, reason: str) -> Comparison:
+    """Whether the confidence of a read line can be used: the mean distance of probability and truth on the test lines (ECE)."""
+    if not usable or ece is None:
+        return Comparison("confidence", "undecided", ece, None, f"Confidence is not usable: {reason}", limit, "ECE")
+    if ece > limit:
+        told = f"Confidence is off by {100 * ece:.1f} points in the mean, more than the {100 * limit:g} allowed."
+        return Comparison("confidence", "broken", ece, ece, told, limit, "ECE", blocks=True)
+    told = f"Confidence is off by {100 * ece:.1f} points in the mean; {100 * limit:g} are allowed."
+    return Comparison("confidence", "holds", ece, ece, told, limit, "ECE", blocks=True)
+
+
+def counted(name: str, found: int, reason_if_none: str, reason_if_any: str) -> Comparison:
+    """A check that holds where nothing was found: test documents that the candidate was trained on, sources that do not fit."""
+    standing = "broken" if found else "holds"
+    return Comparison(name, standing, found, found, reason_if_any if found else reason_if_none, 0, "count", blocks=True)
+
+
+def decide(
+    candidate: str,
+    starts: Sequence[Comparison],
+    against_champion: Difference | None,
+    checks: Sequence[Comparison] = (),
+) -> Verdict:
     """The run's verdict on its candidate.
 
     starts: how each start compares with the baseline, told but not decisive. against_champion: candidate minus champion
     on the same lines, both read now; None where no champion exists, and then only a person can say that it is good
-    enough.
+    enough. checks: what holds a candidate back whatever its CER: one that is broken holds it, one that is undecided
+    leaves the verdict undecided.
     """
+    broken = [check for check in checks if check.blocks and check.verdict == "broken"]
+    unsettled = [check for check in checks if check.blocks and check.verdict in ("undecided", "too small")]
     if against_champion is None:
+        lines = (*checks, *starts)
+        if broken:
+            return Verdict("hold", _reasons(broken), lines)
         reason = (
             f"There is no champion to compare {candidate} with, so no rule can promote it: "
             "look at its error rate and the lines below, and promote it by hand if it reads well enough."
         )
-        return Verdict("first", reason, tuple(starts))
-    comparison = compare(candidate, "the champion", against_champion)
-    verdict = {"better": "promote", "worse": "hold"}.get(comparison.verdict, "undecided")
-    return Verdict(verdict, comparison.reason, (comparison, *starts))
+        return Verdict("first", reason, lines)
+    comparison = dataclasses.replace(compare(candidate, "the champion", against_champion), blocks=True)
+    lines = (comparison, *checks, *starts)
+    if comparison.verdict == "worse" or broken:
+        return Verdict("hold", _reasons([comparison] * (comparison.verdict == "worse") + broken), lines)
+    if comparison.verdict != "better":
+        return Verdict("undecided", comparison.reason, lines)
+    if unsettled:
+        return Verdict("undecided", f"{comparison.reason} But: {_reasons(unsettled)}", lines)
+    return Verdict("promote", comparison.reason, lines)
+
+
+def _reasons(checks: Sequence[Comparison]) -> str:
+    return " ".join(check.reason for check in checks)
 
 
 def _undecided(name: str, against: str, difference: Difference) -> str:

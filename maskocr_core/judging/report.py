@@ -27,6 +27,21 @@ FEW_DOCUMENTS = 10
 """Below this many test documents the report warns that its intervals are wide."""
 _COLOURS = {"scratch": "#6b7280", "transfer": "#b45309", "pretrained": "#1d4ed8", "both": "#047857"}
 _LINE_STYLES = ("-", "--", ":", "-.")
+_PARTS = (
+    "efficiency",
+    "curves",
+    "returns",
+    "costs",
+    "calibration",
+    "confidence_plot",
+    "forgetting",
+    "slices",
+    "classes",
+    "confusions",
+    "fit",
+    "pictures",
+    "notes",
+)
 _KEPT = "\n\t"  # control characters that a text may have in the report
 
 
@@ -40,7 +55,9 @@ def render(summary: dict[str, Any], out: Path) -> None:
         cpu_minutes: {finetune, pretrain?, transfer?}, curve: [[step, validation CER], ...]}], where `wer` and each of
         the three `cer` (after a quarter, half and all of the steps) are {value, low, high}
       examples?: [{line_id, start_name, reference, read, image_png: base64 or None}]
-      pictures?: [{title, png: base64}] of pre-training
+      pictures?: [{title, png: base64}] of pre-training;  confidence_plot?: PNG as base64
+      efficiency?, curves?, returns?, costs?, calibration?, forgetting?, slices?, classes?, confusions?: as `comparison`,
+        `value`, `slices` and `calibration` make them; a part that is not given is left out
       fit?: [{source, lines, verdict, weight, coverage, kid_ratio, reasons: [str]}];  notes?: [str]
     A number that is None or nan is shown as a dash. Raises jinja2.UndefinedError or KeyError for a missing key.
     """
@@ -50,12 +67,10 @@ def render(summary: dict[str, Any], out: Path) -> None:
         _environment()
         .get_template("report.html.j2")
         .render(
-            summary,
+            dict.fromkeys(_PARTS, ()) | summary,
+            labels_plot=base64.b64encode(_image(_labels_figure(summary), "svg")).decode(),
             plots=base64.b64encode(_image(figure, "svg")).decode(),
             examples=_by_line(summary.get("examples", ())),
-            fit=summary.get("fit", ()),
-            pictures=summary.get("pictures", ()),
-            notes=summary.get("notes", ()),
             few_documents=FEW_DOCUMENTS,
             normalisation=NORMALISATION,
         )
@@ -81,7 +96,9 @@ def marked(text: str, other: str) -> list[tuple[str, bool]]:
 
 def _environment() -> Any:
     environment = escaping.environment(Path(__file__).parent, _KEPT)
-    environment.filters.update(percent=_percent, points=_points, number=_number, total=_total, marked=marked)
+    environment.filters.update(
+        percent=_percent, points=_points, number=_number, total=_total, marked=marked, measured=_measured
+    )
     return environment
 
 
@@ -107,6 +124,15 @@ def _points(share: float | None) -> str:
 
 def _number(value: float | None, spec: str = ",.0f") -> str:
     return format(value, spec) if _known(value) else "–"
+
+
+def _measured(value: float | None, unit: str) -> str:
+    """A line's value, bound or limit with its unit."""
+    if not _known(value):
+        return "–"
+    if unit == "count":
+        return f"{value:,.0f}"
+    return f"{value:+.3g}".replace("-", "−") if unit == "cost" else _points(value)
 
 
 def _total(parts: dict[str, float | None]) -> float:
@@ -161,6 +187,51 @@ def _draw_forest(axes: Axes, starts: list[dict[str, Any]]) -> None:
     axes.set_xlim(left=0)
     axes.grid(axis="x", color="#e5e7eb", linewidth=0.8)
     axes.set_title("Test CER, % with interval, after a quarter, half and all steps", loc="left", fontsize=10)
+
+
+def _labels_figure(summary: dict[str, Any]) -> Figure:
+    """Test CER against labelled lines, with what was fitted, on logarithmic axes."""
+    import numpy as np
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    axes = figure.subplots()
+    fitted = {row["start"]: row["curve"] for row in summary.get("curves", ())}
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for row in summary.get("efficiency", ()):
+        rows.setdefault(row["start"], []).append(row)
+    for start, points in rows.items():
+        colour = _COLOURS.get(start, "#111827")
+        budgets = [point["budget"] for point in points]
+        for point in points:
+            cer = point["cer"]
+            axes.plot(point["budget"], 100 * cer["value"], "o", color=colour, markersize=5)
+            if _known(cer["low"]) and _known(cer["high"]):
+                axes.plot([point["budget"]] * 2, [100 * cer["low"], 100 * cer["high"]], color=colour, linewidth=1.2)
+        curve = fitted.get(start)
+        label = escaping.spelled_out(start, _KEPT).replace("$", r"\$")
+        if curve and curve["a"] is not None:
+            along = np.geomspace(min(budgets), max(budgets), 50)
+            axes.plot(along, 100 * curve["a"] * along ** -curve["b"], color=colour, linewidth=1.6, label=label)
+        else:
+            axes.plot(
+                budgets, [100 * point["cer"]["value"] for point in points], color=colour, linewidth=1, label=label
+            )
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    every = sorted({point["budget"] for points in rows.values() for point in points})
+    axes.set_xticks(every, [f"{budget:,}" for budget in every])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        axis(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e5e7eb", linewidth=0.8)
+    axes.set_title("Test CER, %", loc="left", fontsize=10)
+    axes.set_xlabel("labelled lines", fontsize=9)
+    if rows:
+        axes.legend(frameon=False, fontsize=9)
+    return figure
 
 
 def _styled(starts: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, str], dict[str, Any]]]:

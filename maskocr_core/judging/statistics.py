@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -95,6 +96,53 @@ def paired_difference(
         smallest_p,
         detectable=(quantile + _quantile(POWER, len(characters), min_documents)) * error,
     )
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Whether a difference is shown to stay below a margin, among several that are tested together.
+
+    standing: `holds` where it is shown, `broken` where the whole interval lies above the margin, else `undecided`.
+    upper: one-sided upper bound of the difference at the stated confidence, for itself alone. p: one-sided, adjusted by
+    Holm for all that are tested together.
+    """
+
+    standing: Literal["holds", "broken", "undecided"]
+    upper: float
+    p: float
+
+
+def below_margin(differences: Sequence[Difference], margin: float, confidence: float = 0.95) -> list[Bound]:
+    """For each difference in CER whether it is below `margin`, all claims together at `confidence`.
+
+    One-sided t tests of difference >= margin, stepped down by Holm (A simple sequentially rejective multiple test
+    procedure, Scandinavian Journal of Statistics 6, 1979), so that many protected slices do not make one of them look
+    safe by luck. A difference on too few documents for an interval is undecided, and no part of the family.
+    """
+    from scipy import stats
+
+    tested = [place for place, difference in enumerate(differences) if math.isfinite(difference.low)]
+    errors = {place: _standard_error(differences[place]) for place in tested}
+    raw = {}
+    for place in tested:
+        apart, error = differences[place].value - margin, errors[place]
+        raw[place] = float(stats.t.cdf(apart / error, differences[place].documents - 1)) if error else float(apart >= 0)
+    bounds = [Bound("undecided", math.nan, math.nan)] * len(differences)
+    adjusted = 0.0
+    for rank, place in enumerate(sorted(tested, key=raw.__getitem__)):
+        adjusted = max(adjusted, min(1.0, (len(tested) - rank) * raw[place]))
+        difference = differences[place]
+        reach = float(stats.t.ppf(confidence, difference.documents - 1)) * errors[place]
+        standing = "holds" if adjusted <= 1 - confidence else "broken" if difference.low > margin else "undecided"
+        bounds[place] = Bound(standing, difference.value + reach, adjusted)
+    return bounds
+
+
+def _standard_error(difference: Difference) -> float:
+    from scipy import stats
+
+    quantile = float(stats.t.ppf((1 + difference.confidence) / 2, difference.documents - 1))
+    return (difference.high - difference.low) / 2 / quantile
 
 
 def _per_document(documents: Sequence[str], *counts: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -38,7 +38,7 @@ COLUMNS = (
     "page_also_in",
     "image_also_in",
 )
-SPLITS = ("train", "val", "test", "unlabeled", "transfer-train", "transfer-val")
+SPLITS = ("train", "val", "test", "unlabeled", "transfer-train", "transfer-val", "protected-test")
 HEIGHTS, WIDTHS = (8, 1024), (8, 16384)  # px
 # Ranges of a sound collection; `MOSTLY` of the lines must lie in them, single lines are the quarantine's business.
 INK, CONTRAST, CHARACTERS, PIXELS_PER_CHARACTER, MOSTLY = (0.005, 0.5), (0.05, 1.0), (1, 500), (2.0, 200.0), 0.95

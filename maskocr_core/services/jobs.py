@@ -43,7 +43,10 @@ def command(stage: str, config: Config, arguments: dict[str, Path | str]) -> str
     for change in differences(config):
         words += ["--set", change]
     for name, value in arguments.items():
-        text = str(value.absolute()) if isinstance(value, Path) else storage.absolute(value)
+        if isinstance(value, Path):
+            text = str(value.absolute())
+        else:
+            text = ",".join(map(storage.absolute, storage.listed(value) if name.endswith("_uris") else [value]))
         if text:
             words += ["--" + name.replace("_", "-"), text]
     return shlex.join(words)

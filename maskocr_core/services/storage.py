@@ -40,6 +40,11 @@ def absolute(uri: str) -> str:
     return str(path.parent.resolve() / path.name)  # a link keeps its own name, of which a source may be called
 
 
+def listed(uris: str) -> list[str]:
+    """The URIs of an argument that takes several, separated by commas; a name with a comma in it cannot be given."""
+    return [uri.strip() for uri in uris.split(",") if uri.strip()]
+
+
 def files(uri: str) -> list[File]:
     """All files below a folder or `s3://bucket/prefix`, or the one file that `uri` names; sorted by name.
 
@@ -71,6 +76,19 @@ def open_input(uri: str) -> Any:
         return _file_system().open_input_file(uri.removeprefix("s3://")) if is_remote(uri) else pa.OSFile(uri)
     except OSError as error:
         raise ValueError(f"{uri}: cannot be opened ({error}); {_MEND if is_remote(uri) else 'bring it back'}") from None
+
+
+def fetched(uri: str, folder: Path, most: int = 1 << 20) -> Path:
+    """A small file, of at most `most` bytes, as a local one: itself where it lies here, else copied into `folder`."""
+    if not is_remote(uri):
+        return Path(uri)
+    with open_input(uri) as file:
+        if file.size() > most:
+            raise ValueError(f"{uri} has {file.size():,} bytes, at most {most:,} were expected: is it the right file?")
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / uri.rpartition("/")[2]
+        path.write_bytes(file.read())
+        return path
 
 
 def upload(path: Path, uri: str) -> None:

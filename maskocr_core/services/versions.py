@@ -25,6 +25,7 @@ def track(
     *,
     data_uri: str,
     transfer_uri: str,
+    protected_uris: str = "",
     recipe: str,
     overrides: list[str],
     remote: str,
@@ -59,13 +60,16 @@ def track(
     if "/work/" not in (lines := ignored.read_text().splitlines() if ignored.is_file() else []):
         ignored.write_text("\n".join([*lines, "/work/"]) + "\n")  # where stages called by DVC keep unfinished work
     fingerprint = [
-        storage.fingerprint(uri) for uri in (data_uri, transfer_uri) if uri and not uri.startswith("models:/")
+        storage.fingerprint(uri)
+        for uri in (data_uri, transfer_uri, *storage.listed(protected_uris))
+        if uri and not uri.startswith("models:/")
     ]
     params = {
         "recipe": recipe,
         "flags": " ".join(f"--set {shlex.quote(override)}" for override in overrides),
         "data_uri": shlex.quote(storage.absolute(data_uri)),  # quoted, as they stand in a command of dvc.yaml
         "transfer_uri": shlex.quote(storage.absolute(transfer_uri)),
+        "protected_uris": shlex.quote(",".join(map(storage.absolute, storage.listed(protected_uris)))),
         "fingerprint": fingerprint,
         "code": code,
         "config": config,

@@ -170,6 +170,8 @@ def _key(name: str, config: Config, reads: tuple[str, ...], inputs: dict[str, Pa
             parts.append(f"{argument}={_version(argument, artifacts.Artifact(Path(value)))}")
         elif argument.endswith("_uri") and value:
             parts.append(f"{argument}={_content(str(value))}")
+        elif argument.endswith("_uris"):
+            parts.append(f"{argument}={[_content(uri) for uri in storage.listed(str(value))]}")
         else:
             parts.append(f"{argument}={value}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

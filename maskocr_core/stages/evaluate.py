@@ -16,7 +16,15 @@ def _champion_version(config: Config) -> str:
 
 @stage(reads=("data", "gate", "registry"), also=_champion_version)
 def evaluate(
-    config: Config, *, lines: Path, validation: Path, selection: Path, recognizers: Path, evaluation_out: Path
+    config: Config,
+    *,
+    lines: Path,
+    validation: Path,
+    selection: Path,
+    recognizers: Path,
+    costs_uri: str = "",
+    prices_uri: str = "",
+    evaluation_out: Path,
 ) -> dict[str, float]:
     """Read the test lines with every start and with the champion, if there is one; compare, and give a verdict.
 
@@ -24,48 +32,80 @@ def evaluate(
     validation: what validate has to say of the data, for the report and the model card.
     selection: admitted line ids and the verdicts on sources, as fit writes them.
     recognizers: the best recognizers of each start, as finetune writes them.
+    costs_uri: JSON file of what errors cost, by character class and field (docs/cost.md); empty for the one that comes with maskocr.
+    prices_uri: JSON file of prices of labels and computing (docs/cost.md), for a verdict on the investment; empty for none.
     evaluation_out: `summary.json`, `predictions.parquet`, `report.html`, `report.png`, and `shown.json`: which lines they show.
     """
     from maskocr_core import artifacts
     from maskocr_core.artifacts import Artifact
-    from maskocr_core.data import batches
     from maskocr_core.data import lines as schema
-    from maskocr_core.judging import comparison, report
-    from maskocr_core.services import tracking
-    from maskocr_core.training import reading
+    from maskocr_core.judging import prices, report, weights
+    from maskocr_core.services import storage, tracking
+    from maskocr_core.training import judged, reading
 
-    test_lines = batches.Lines(
-        Artifact(lines), schema.selected(Artifact(lines), Artifact(selection), "test"), config.data
-    )
-    runs = Artifact(recognizers).read_json("runs.json")
-    champion = tracking.champion_folder(config.registry)
     folder = Artifact(recognizers).local(scratch(evaluation_out) / "recognizers")
-    readings = reading.read_starts(folder, runs["runs"], test_lines)
-    champion_texts = reading.read_with(champion, test_lines, "champion") if champion else None
-    test = comparison.Test(test_lines.texts, test_lines.documents, config.gate.confidence, config.gate.min_documents)
-    candidate = reading.candidate(runs["runs"])
-    rows, verdict = comparison.compare(test, readings, candidate, champion_texts)
-    summary = {
-        "verdict": verdict,
-        "candidate": candidate,
-        "data_version": Artifact(lines).version,
-        "selection_version": Artifact(selection).version,
-        "documents": len(set(test_lines.documents)),
-        "lines": len(test_lines),
-        "confidence": config.gate.confidence,
-        "starts": [reading.with_costs(row, runs) for row in rows],
-        "examples": reading.examples(test_lines, readings, candidate),
-        "fit": Artifact(selection).read_json("verdicts.json"),
-        "notes": reading.notes(Artifact(lines), runs) + Artifact(validation).read_json("verdict.json")["notes"],
-    }
+    champion = tracking.champion_folder(config.registry)
+    inputs = judged.Inputs(Artifact(lines), Artifact(validation), Artifact(selection), folder, champion)
+    source = inputs.of_split("test", config.data)
+    runs = Artifact(recognizers).read_json("runs.json")
+    priced = scratch(evaluation_out) / "priced"
+    costs = weights.load(storage.fetched(costs_uri, priced) if costs_uri else None)
+    money = prices.load(storage.fetched(prices_uri, priced)) if prices_uri else None
+    readings = reading.read_starts(folder, runs["runs"], source)
+    against = [judged.read_champion(champion, source)] if champion else []
+    summary, plots = _summary(config, inputs, runs, source, readings, against, costs, money)
     artifacts.write_json(evaluation_out / "summary.json", summary)
-    schema.write(reading.predictions(test_lines, readings, champion_texts), evaluation_out / "predictions.parquet")
+    schema.write(reading.predictions(source, readings + against), evaluation_out / "predictions.parquet")
     # Pictures stand in the page alone, which erasure removes whole: of a summary it takes out lines one by one.
-    report.render(summary | {"pictures": reading.pictures(Artifact(recognizers))}, evaluation_out)
-    examples = {example["line_id"] for example in summary["examples"]}
-    shown = {"report.html": examples | reading.pictured(Artifact(recognizers)), "summary.json": examples}
+    report.render(summary | {"pictures": reading.pictures(Artifact(recognizers)), **plots}, evaluation_out)
+    named = {row["line_id"] for row in (*summary["examples"], *summary["confusions"])}
+    shown = {"report.html": named | reading.pictured(Artifact(recognizers)), "summary.json": named}
     artifacts.write_json(evaluation_out / "shown.json", {name: sorted(ids) for name, ids in shown.items()})
-    return {f"{row['start']}_cer": row["cer"]["all"]["value"] for row in rows} | {
-        "test_lines": float(len(test_lines)),
+    return {f"{row['start']}_cer": row["cer"]["all"]["value"] for row in summary["starts"]} | {
+        "test_lines": float(len(source)),
         "test_documents": float(summary["documents"]),
     }
+
+
+def _summary(config, inputs, runs, source, readings, against, weights, prices) -> tuple[dict, dict]:
+    """Everything that report, MLflow and the printed table share, and plots for the report alone."""
+    import base64
+
+    from maskocr_core.judging import comparison, value
+    from maskocr_core.training import judged, reading
+
+    candidate = reading.candidate(runs["runs"])
+    chosen = next(row for row in readings if row.start == candidate)
+    seed = next(run["seed"] for run in runs["runs"] if run["chosen"] and run["name"] == candidate)
+    test, fit = judged.of(source, config), inputs.selection.read_json("verdicts.json")
+    smaller = reading.read_smaller_budgets(inputs.recognizers, runs["runs"], source)
+    forgetting, checks = judged.read_old(inputs, runs, config, candidate)
+    checks += judged.data_checks(inputs, source, candidate, seed, fit)
+    costs, costly = value.costs(test, readings, candidate, against[0] if against else None, weights)
+    trust = judged.confidence(inputs, source, chosen, seed, config, weights)
+    champion = against[0].by_mark["all"][0] if against else None
+    checks = [*checks, *costly, trust.check]
+    rows, verdict = comparison.compare(test, readings, candidate, champion, checks)
+    starts = [reading.with_costs(row, runs) for row in rows]
+    efficiency = comparison.efficiency(test, readings + smaller)
+    measured = value.points(efficiency, config.gate.confidence)
+    return {
+        "verdict": verdict,
+        "candidate": candidate,
+        "data_version": inputs.lines.version,
+        "selection_version": inputs.selection.version,
+        "documents": len(set(source.documents)),
+        "lines": len(source),
+        "confidence": config.gate.confidence,
+        "starts": starts,
+        "efficiency": efficiency,
+        "curves": value.label_efficiency(measured),
+        "returns": value.returns(measured, value.compute_of(starts), prices) if prices else [],
+        "costs": costs,
+        "calibration": trust.said,
+        "forgetting": forgetting,
+        **judged.found(source, chosen, config, inputs.validation),
+        "examples": reading.examples(source, readings, candidate),
+        "fit": fit,
+        "notes": reading.notes(inputs.lines, runs) + inputs.validation.read_json("verdict.json")["notes"],
+    }, {"confidence_plot": base64.b64encode(trust.plot).decode()}

@@ -18,13 +18,13 @@ def finetune(
     selection: admitted line ids, as fit writes them.
     encoder: the pre-trained encoder, as pretrain writes it.
     transfer_uri: as ingest takes it: labelled lines are read from `lines`; a trained recognizer is read from here.
-    recognizers_out: `runs.json` with every run's curve, and the best recognizers at ¼, ½ and all of the steps, with `saw.json`: digests of the documents that each was trained on.
+    recognizers_out: `runs.json` with every run's curve, and the best recognizers at ¼, ½ and all of the steps, with `saw.json`: digests of the documents that each was trained on; `calibration.json` beside those of the best start.
     """
     from maskocr_core import artifacts
     from maskocr_core.artifacts import Artifact
+    from maskocr_core.data import batches, readers
     from maskocr_core.data import lines as schema
-    from maskocr_core.data import readers
-    from maskocr_core.training import reading, saw, sweep
+    from maskocr_core.training import calibrating, reading, saw, sweep
 
     code = code_version("finetune")
     home = work_folder() / "runs"
@@ -57,17 +57,26 @@ def finetune(
     results = carry_out(runs)
     best = sweep.choose(runs, results)
     for run in best:
-        sweep.collect(
-            home / run.key(config, Artifact(lines), Artifact(selection), code),
-            recognizers_out / f"{run.name}-{run.seed}",
-        )
-        sweep.seen(run.name, seen).write(recognizers_out / f"{run.name}-{run.seed}")
+        kept = recognizers_out / sweep.folder_of(run, runs)
+        sweep.collect(home / run.key(config, Artifact(lines), Artifact(selection), code), kept)
+        sweep.seen(run.name, seen).write(kept)
+    for run in bases:
+        kept = recognizers_out / run.name.replace(" ", "-")
+        sweep.collect(home / run.key(config, Artifact(lines), Artifact(selection), code), kept, ("all",))
+        sweep.seen_before(run.name.removesuffix(" base"), seen).write(kept)
     reading.keep_pictures(Artifact(encoder), recognizers_out)
-    artifacts.write_json(recognizers_out / "runs.json", sweep.summary(runs, results, best, based, Artifact(encoder)))
+    made = sweep.summary(runs, results, best, based, Artifact(encoder))
+    start = reading.candidate(made["runs"])
+    validation = batches.Lines(
+        Artifact(lines), schema.selected(Artifact(lines), Artifact(selection), "val"), config.data
+    )
+    for seed in config.sweep.seeds:
+        calibrating.calibrate(recognizers_out / f"{start}-{seed}" / "all", validation)
+    artifacts.write_json(recognizers_out / "runs.json", made)
     return {
         f"{run.name}_validation_cer": results[runs.index(run)]["validation_cer"]["all"]
         for run in best
-        if run.seed == config.sweep.seeds[0]
+        if run.seed == config.sweep.seeds[0] and sweep.folder_of(run, runs) == f"{run.name}-{run.seed}"
     } | {
         "cpu_minutes": sum(result["cpu_seconds"] for result in results) / 60,
         "resumed_at": max(result["resumed_at"] for result in results),

@@ -18,11 +18,14 @@ def _forgotten(config: Config) -> str:
 
 
 @stage(reads=("data",), also=_forgotten)
-def ingest(config: Config, *, data_uri: str, transfer_uri: str = "", lines_out: Path) -> dict[str, float]:
+def ingest(
+    config: Config, *, data_uri: str, transfer_uri: str = "", protected_uris: str = "", lines_out: Path
+) -> dict[str, float]:
     """Turn raw line images and their texts into Parquet shards, one folder a split; count and list what is refused.
 
     data_uri: your lines: a folder, a tar or zip, or s3://bucket/prefix, with Parquet files, line images with .gt.txt or .txt beside them, or pages with PAGE XML or ALTO.
     transfer_uri: labelled lines of a related domain in the same forms, or a trained recognizer (a folder, or models:/name@alias); empty for none.
+    protected_uris: labelled lines that a new model must go on reading, in the same forms: of older domains, say; several are separated by commas, empty for none.
     lines_out: the shards, `<split>/part-*.parquet`, and `refused`, `documents` and `duplicates.parquet`.
     """
     from maskocr_core import artifacts
@@ -30,9 +33,10 @@ def ingest(config: Config, *, data_uri: str, transfer_uri: str = "", lines_out: 
     from maskocr_core.progress import Progress
     from maskocr_core.services import mapping
 
+    sources = _sources(config, data_uri, transfer_uri, protected_uris)
     calls = {
         f"{prefix}{unit.name}": (unit, data, prefix)
-        for prefix, uri, data in _sources(config, data_uri, transfer_uri)
+        for prefix, uri, data in sources
         for unit in readers.plan(uri, data)
     }
     progress, counts = Progress("ingest", total=len(calls)), Counter()
@@ -48,7 +52,7 @@ def ingest(config: Config, *, data_uri: str, transfer_uri: str = "", lines_out: 
     copies = packing.join([parts / name for name in calls], lines_out)
     read = {split: counts[split] - copies.get(split, 0) for split in lines.SPLITS}
     worst = next((f"; refused: {row['item']}: {row['reason']}" for row in packing.refused(parts, calls)), "")
-    _demand(read, counts["refused"], worst, _sources(config, data_uri, transfer_uri))
+    _demand(read, counts["refused"], worst, sources)
     shown = {split: number for split, number in read.items() if number}
     progress.done(counts["parts"], lines=sum(read.values()), refused=counts["refused"], **shown)
     return {
@@ -59,11 +63,11 @@ def ingest(config: Config, *, data_uri: str, transfer_uri: str = "", lines_out: 
     }
 
 
-def outline(config: Config, *, data_uri: str, transfer_uri: str = "") -> Iterator[str]:
+def outline(config: Config, *, data_uri: str, transfer_uri: str = "", protected_uris: str = "") -> Iterator[str]:
     """Lines of text on what `ingest` would find and do; nothing is written. Raises ValueError where ingest would at its start."""
     from maskocr_core.data import readers
 
-    for _, uri, data in _sources(config, data_uri, transfer_uri):
+    for _, uri, data in _sources(config, data_uri, transfer_uri, protected_uris):
         yield from readers.outline(uri, data).render()
     if transfer_uri and readers.is_model(transfer_uri):
         yield f"{transfer_uri}: a trained recognizer, of which ingest reads nothing"
@@ -72,8 +76,8 @@ def outline(config: Config, *, data_uri: str, transfer_uri: str = "") -> Iterato
     yield "nothing was written"
 
 
-def _sources(config: Config, data_uri: str, transfer_uri: str) -> list[tuple[str, str, Data]]:
-    """(prefix of its splits, URI, settings) of the data and of the transfer lines, if there are any."""
+def _sources(config: Config, data_uri: str, transfer_uri: str, protected_uris: str) -> list[tuple[str, str, Data]]:
+    """(prefix of its splits, URI, settings) of the data, of the transfer lines and of the protected ones, if there are any."""
     from maskocr_core.data import readers
     from maskocr_core.services import storage
 
@@ -82,6 +86,10 @@ def _sources(config: Config, data_uri: str, transfer_uri: str) -> list[tuple[str
         # A transfer source only lends its labels: it needs no test lines, and those it brings have no use here.
         lending = config.data.model_copy(update={"test_share": 0.0})
         found.append(("transfer-", storage.absolute(transfer_uri), lending))
+    # Of these nothing is trained on: all lines are test lines, but where the data bring a split, those of its test part.
+    judging = config.data.model_copy(update={"test_share": 1.0, "validation_share": 0.0})
+    for uri in storage.listed(protected_uris):
+        found.append(("protected-", storage.absolute(uri), judging))
     return found
 
 
@@ -91,7 +99,7 @@ def _demand(read: dict[str, int], refused: int, worst: str, sources: list[tuple[
         raise ValueError(f"{sources[0][1]}: none of the {refused:,} items is a line{worst}")
     wanted = [("train", "labelled lines to fine-tune on"), ("val", "validation lines"), ("test", "test lines")]
     for prefix, uri, _ in sources:
-        for split, what in wanted[:2] if prefix else wanted:
+        for split, what in {"": wanted, "transfer-": wanted[:2], "protected-": wanted[2:]}[prefix]:
             if not read[prefix + split]:
                 raise ValueError(
                     f"{uri}: there are no {what}{worst}; label more documents, set data.split_unit=page where documents "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import fcntl
 import hashlib
 import json
@@ -9,6 +10,8 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import torch
 
 from maskocr_core import artifacts
@@ -50,6 +53,10 @@ class Run:
             return {"layer_decay": config.sweep.layer_decay, "frozen": config.sweep.frozen}
         return {}
 
+    def remedies(self, config: Config) -> dict[str, float]:
+        """What is done against forgetting, for a run that goes on from a trained recogniser."""
+        return {"replay": config.sweep.replay, "average": config.sweep.average} if self.recognizer else {}
+
     def key(self, config: Config, data: Artifact, selection: Artifact, code: str) -> str:
         """Digest of all that decides the result, contents instead of paths: an equal run is never made twice."""
         facts = asdict(self) | {
@@ -60,6 +67,7 @@ class Run:
             "validations": config.sweep.validations,
             "decoder": config.sweep.decoder,
             "gentleness": self.gentleness(config),
+            "remedies": self.remedies(config),
             "lines": data.version,
             "selection": selection.version,
             "code": code,
@@ -89,6 +97,7 @@ def _train(run: Run, config: Config, data: Path, selection: Path, folder: Path) 
     artifact, chosen = Artifact(data), Artifact(selection)
     training_table = budgets.nested(lines.selected(artifact, chosen, run.splits[0]), run.budget)
     source = batches.Lines(artifact, training_table, config.data)
+    drawn = batches.Lines(artifact, _with_old(training_table, run, config, artifact, chosen), config.data)
     validation = batches.Lines(artifact, lines.selected(artifact, chosen, run.splits[1]), config.data)
     recognizer, model, new_characters = _start(run, config, Vocabulary.of(source.texts, config.data.direction))
     settings = Training(
@@ -99,12 +108,12 @@ def _train(run: Run, config: Config, data: Path, selection: Path, folder: Path) 
         checkpoint_every=max(1, run.steps // config.sweep.validations),
         shares=1,
     )
-    curve = Curve(folder, run, recognizer, model, validation)
+    curve = Curve(folder, run, recognizer, model, validation, run.remedies(config).get("average", 0.0))
     log = TrainingLog(folder / "log.jsonl")
 
     def stream(first: int):
         return batches.training(
-            source,
+            drawn,
             batch=settings.batch,
             seed=run.seed,
             first_step=first,
@@ -131,11 +140,40 @@ def _train(run: Run, config: Config, data: Path, selection: Path, folder: Path) 
     }
 
 
-class Curve:
-    """Validation along a run: the points, and the best recogniser so far at each mark. Kept on disk beside the run."""
+def _with_old(table: pa.Table, run: Run, config: Config, artifact: Artifact, selection: Artifact) -> pa.Table:
+    """The lines of fine-tuning with those among them that are replayed: in the mean `sweep.replay` of what is drawn.
 
-    def __init__(self, folder: Path, run: Run, recognizer: Recognizer, model: Model, validation: batches.Lines):
+    Replay: Robins, "Catastrophic forgetting, rehearsal and pseudorehearsal", 1995.
+    """
+    share = run.remedies(config).get("replay", 0.0)
+    old = lines.selected(artifact, selection, "transfer-train") if share else table.slice(0, 0)
+    if not old.num_rows:
+        return table
+    weight = min(1.0, share / (1 - share) * table.num_rows / old.num_rows)
+    weights = pa.array(np.full(old.num_rows, weight, np.float32))
+    old = old.set_column(old.schema.get_field_index("weight"), table.schema.field("weight"), weights)
+    return pa.concat_tables([table, old])
+
+
+class Curve:
+    """Validation along a run: the points, and the best recogniser so far at each mark. Kept on disk beside the run.
+
+    average: share of the weights that the recogniser has now, before training, in those that are validated and kept
+    (Wortsman et al., "Robust fine-tuning of zero-shot models", arXiv 2109.01903).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        run: Run,
+        recognizer: Recognizer,
+        model: Model,
+        validation: batches.Lines,
+        average: float = 0.0,
+    ):
         self.folder, self.run, self.recognizer, self.model, self.validation = folder, run, recognizer, model, validation
+        self.average = average
+        self.before = {name: value.clone() for name, value in recognizer.state_dict().items()} if average else {}
         path = folder / "curve.json"
         self.points: list[list[float]] = json.loads(path.read_text()) if path.is_file() else []
 
@@ -143,16 +181,26 @@ class Curve:
         """Measure validation CER after `step` steps; on a resume the points from there on are measured again."""
         self.points = [point for point in self.points if point[0] < step]
         before = min((cer for _, cer in self.points), default=math.inf)
-        texts, _ = read(self.recognizer, self.validation)
+        recognizer = self._averaged()
+        texts, _ = read(recognizer, self.validation)
         errors = metrics.line_errors(self.validation.texts, texts)
         cer = round(metrics.cer(errors.edits, errors.characters), 5)
         self.points.append([step, cer])
         if cer < before:
             for mark, share in MARKS.items():
                 if step <= math.ceil(share * self.run.steps):
-                    checkpoint.save_recognizer(self.recognizer, self.model, self.validation.data, self.folder / mark)
+                    checkpoint.save_recognizer(recognizer, self.model, self.validation.data, self.folder / mark)
         artifacts.write_json(self.folder / "curve.json", self.points)
         return self.last()
+
+    def _averaged(self) -> Recognizer:
+        if not self.average:
+            return self.recognizer
+        recognizer = copy.deepcopy(self.recognizer)
+        for name, value in recognizer.state_dict().items():
+            if value.is_floating_point():
+                value.lerp_(self.before[name].to(value), self.average)
+        return recognizer
 
     def last(self) -> dict[str, float]:
         return {"validation_cer": self.points[-1][1]} if self.points else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from maskocr_core.artifacts import Artifact
 from maskocr_core.data.batches import Lines
 from maskocr_core.judging import metrics
 from maskocr_core.judging.comparison import Readings
-from maskocr_core.progress import Progress
-from maskocr_core.training import checkpoint, finetuning
+from maskocr_core.training import calibrating, checkpoint
+from maskocr_core.training.finetuning import MARKS
 
 PREDICTIONS = pa.schema(
     [
@@ -27,38 +28,37 @@ PREDICTIONS = pa.schema(
         ("read", pa.string()),
         ("edits", pa.int32()),
         ("characters", pa.int32()),
+        ("confidence", pa.float32()),  # as the recogniser gives it, not calibrated
     ]
 )
 
 
-def read_with(folder: Path, source: Lines, what: str) -> list[str]:
-    """Texts of all lines as the recogniser in `folder` reads them, prepared as its own training lines were."""
-    recognizer, facts = checkpoint.load_recognizer(folder)
-    geometry = source.data.model_copy(update={name: facts[name] for name in checkpoint.PREPARED})
-    if geometry != source.data:
-        source = source.with_geometry(geometry)
-    progress = Progress(f"evaluate {what}", total=len(source))
-    return finetuning.read(recognizer, source, progress.update)[0]
+def read_with(folder: Path, source: Lines, what: str) -> tuple[list[str], list[float]]:
+    """Texts and raw confidences of all lines as the recogniser in `folder` reads them, prepared as its own training lines were."""
+    return calibrating.readings(*checkpoint.load_recognizer(folder), source, f"evaluate {what}")
 
 
-def read_starts(recognizers: Path, runs: list[dict], source: Lines) -> list[Readings]:
-    """What each start reads at ¼, ½ and all of its steps, for every seed."""
-    chosen = [run for run in runs if run["chosen"]]
-    starts = list(dict.fromkeys(run["name"] for run in chosen))
-    return [
-        Readings(
-            start,
-            {
-                mark: [
-                    read_with(recognizers / f"{start}-{run['seed']}" / mark, source, f"{start}, {mark}")
-                    for run in chosen
-                    if run["name"] == start
-                ]
-                for mark in finetuning.MARKS
-            },
-        )
-        for start in starts
-    ]
+def read_starts(recognizers: Path, runs: list[dict], source: Lines, marks: Iterable[str] = MARKS) -> list[Readings]:
+    """What each start reads at ¼, ½ and all of its steps, or at some of these, for every seed of its largest budget."""
+    return _read([run for run in runs if run["chosen"]], recognizers, source, marks)
+
+
+def read_smaller_budgets(recognizers: Path, runs: list[dict], source: Lines) -> list[Readings]:
+    """What each start that was fine-tuned on fewer lines reads at the end, for every seed."""
+    return _read([run for run in runs if run["kept"] and not run["chosen"]], recognizers, source, ("all",))
+
+
+def _read(runs: list[dict], recognizers: Path, source: Lines, marks: Iterable[str]) -> list[Readings]:
+    found = []
+    for start, lines in dict.fromkeys((run["name"], run["lines"]) for run in runs):
+        own = [run for run in runs if (run["name"], run["lines"]) == (start, lines)]
+        read = {
+            mark: [read_with(recognizers / run["kept"] / mark, source, f"{start} {lines:,}, {mark}") for run in own]
+            for mark in marks
+        }
+        texts = {mark: [texts for texts, _ in of_mark] for mark, of_mark in read.items()}
+        found.append(Readings(start, texts, lines, tuple(confidences for _, confidences in read["all"])))
+    return found
 
 
 def candidate(runs: list[dict]) -> str:
@@ -91,15 +91,16 @@ def with_costs(row: dict[str, Any], runs: dict[str, Any]) -> dict[str, Any]:
 
 
 def examples(source: Lines, readings: list[Readings], candidate: str) -> list[dict[str, Any]]:
-    """Three lines, with their image and what every start read: easy, typical and hard for the candidate.
+    """Four lines, with their image and what every start read: typical, hard, and the two worst for the candidate.
 
-    They stand at a tenth, a half and nine tenths of the lines in the order of the candidate's CER.
+    They stand at a half and nine tenths of the lines in the order of the candidate's CER, and at its end.
     """
     texts = next(reading for reading in readings if reading.start == candidate).by_mark["all"][0]
     errors = metrics.line_errors(source.texts, texts)
     rates = errors.edits / errors.characters.clip(min=1)
     order = sorted(range(len(source)), key=lambda place: (rates[place], source.line_ids[place]))
-    places = [order[round(share * (len(order) - 1))] for share in (0.1, 0.5, 0.9)]
+    wanted = [round(0.5 * (len(order) - 1)), round(0.9 * (len(order) - 1)), len(order) - 2, len(order) - 1]
+    places = [order[place] for place in dict.fromkeys(max(0, place) for place in wanted)]
     return [
         {
             "reference": source.texts[place],
@@ -166,17 +167,15 @@ def notes(lines: Artifact, runs: dict[str, Any]) -> list[str]:
     return said
 
 
-def predictions(source: Lines, readings: list[Readings], champion: list[str] | None) -> pa.Table:
-    """All readings at the last mark as a narrow table keyed by line id; the champion's under start `champion`."""
+def predictions(source: Lines, readings: list[Readings]) -> pa.Table:
+    """All readings at the last mark as a narrow table keyed by line id."""
     columns = [
-        (reading.start, repetition, texts)
+        (reading.start, repetition, texts, confidences)
         for reading in readings
-        for repetition, texts in enumerate(reading.by_mark["all"])
+        for repetition, (texts, confidences) in enumerate(zip(reading.by_mark["all"], reading.confidences))
     ]
-    if champion is not None:
-        columns.append(("champion", 0, champion))
     rows = []
-    for start, repetition, texts in columns:
+    for start, repetition, texts, confidences in columns:
         errors = metrics.line_errors(source.texts, texts)
         for place, text in enumerate(texts):
             rows.append(
@@ -189,6 +188,7 @@ def predictions(source: Lines, readings: list[Readings], champion: list[str] | N
                     "read": text,
                     "edits": int(errors.edits[place]),
                     "characters": int(errors.characters[place]),
+                    "confidence": confidences[place],
                 }
             )
     return pa.Table.from_pylist(rows, schema=PREDICTIONS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from functools import reduce
 from itertools import product
 from operator import or_
@@ -104,10 +105,9 @@ def carry_out(grid: list[Run], config: Config, lines: Path, selection: Path, hom
 
 
 def choose(grid: list[Run], results: list[dict]) -> list[Run]:
-    """For each start and seed, at the largest budget, the run with the learning rate that is best on validation over all seeds."""
+    """For each start, budget and seed the run with the learning rate that is best on validation over all seeds."""
     chosen = []
-    for start in dict.fromkeys(run.name for run in grid):
-        budget = max(run.budget for run in grid if run.name == start)
+    for start, budget in dict.fromkeys((run.name, run.budget) for run in grid):
         rates: dict[float, float] = {}
         for run, result in zip(grid, results):
             if (run.name, run.budget) == (start, budget):
@@ -117,22 +117,37 @@ def choose(grid: list[Run], results: list[dict]) -> list[Run]:
     return chosen
 
 
+def folder_of(run: Run, grid: list[Run]) -> str:
+    """Where a chosen run's recognisers are kept: `<start>-<seed>`, and `<start>-<seed>-<budget>` for smaller budgets."""
+    largest = max(other.budget for other in grid if other.name == run.name)
+    return f"{run.name}-{run.seed}" + ("" if run.budget == largest else f"-{run.budget}")
+
+
 def seen(start: str, by_part: dict[str, Saw]) -> Saw:
     """What a start was trained on. by_part: what the `target` lines, the `transfer` part and the pre-trained `encoder` hold."""
+    return seen_before(start, by_part) | by_part["target"]
+
+
+def seen_before(start: str, by_part: dict[str, Saw]) -> Saw:
+    """What a start had been trained on when fine-tuning began."""
     parts = {"transfer": ("transfer",), "pretrained": ("encoder",), "both": ("transfer", "encoder")}
-    return reduce(or_, (by_part[part] for part in parts.get(start, ())), by_part["target"])
+    return reduce(or_, (by_part[part] for part in parts.get(start, ())), Saw())
 
 
-def collect(folder: Path, destination: Path) -> None:
-    """Copy a run's recognisers at ¼, ½ and all of its steps."""
-    for mark in MARKS:
+def collect(folder: Path, destination: Path, marks: Iterable[str] = MARKS) -> None:
+    """Copy a run's recognisers at ¼, ½ and all of its steps, or at some of these."""
+    for mark in marks:
         shutil.copytree(folder / mark, destination / mark, dirs_exist_ok=True)
 
 
 def summary(grid: list[Run], results: list[dict], best: list[Run], transfer: list[dict], encoder: Artifact) -> dict:
-    """What `runs.json` holds: every run, which were chosen, and what transfer training and pre-training cost, apart."""
-    return {
-        "runs": [result | {"chosen": run in best} for run, result in zip(grid, results)],
-        "transfer": transfer,
-        "pretrain_cpu_minutes": encoder.metrics["cpu_minutes"],
-    }
+    """What `runs.json` holds: every run, which were chosen, and what transfer training and pre-training cost, apart.
+
+    `kept`: the folder of a run that is the best of its start, budget and seed. `chosen`: it stands for its start, as one
+    of the largest budget.
+    """
+    rows = []
+    for run, result in zip(grid, results):
+        kept = folder_of(run, grid) if run in best else None
+        rows.append(result | {"kept": kept, "chosen": kept == f"{run.name}-{run.seed}"})
+    return {"runs": rows, "transfer": transfer, "pretrain_cpu_minutes": encoder.metrics["cpu_minutes"]}

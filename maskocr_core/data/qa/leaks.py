@@ -24,7 +24,7 @@ from maskocr_core.data.qa.audit import EXAMPLES, Findings
 from maskocr_core.data.qa.near_duplicates import Fingerprints, pairs
 
 LABELLED = tuple(split for split in lines.SPLITS if split != "unlabeled")
-HELD_OUT = ("val", "test", "transfer-val")
+HELD_OUT = ("val", "test", "transfer-val", "protected-test")
 LEARNT = ("train", "transfer-train")
 MIN_HASHED = 20  # documents that lie where their hash puts them, before a split is known to be ours and not brought
 PAIRS = pa.schema(
@@ -160,7 +160,13 @@ def _far_side(splits: Collection[str] | None, split: str) -> str | None:
     return next((other for other in splits if other != split), None)
 
 
-_NAMES = {"train": "training", "val": "validation", "test": "test", "transfer-val": "transfer validation"}
+_NAMES = {
+    "train": "training",
+    "val": "validation",
+    "test": "test",
+    "transfer-val": "transfer validation",
+    "protected-test": "protected",
+}
 
 
 def _sides(findings: Findings, depth: int) -> dict[Unit, list[str]]:

@@ -1,0 +1,295 @@
+"""What errors cost: edits weighed by what they hit, and the lines that a person should read instead.
+
+A CER counts a wrong comma like a wrong digit in an amount. Here each edit of the alignment that `metrics` counts (a
+least one, as rapidfuzz finds it) costs what a versioned file of weights says of the character's class and of the field
+it lies in. Where several alignments are least, rapidfuzz picks one by the texts alone: no weight moves it, so costs are
+linear in the weights of classes, and two sets of weights price the same edits.
+
+The expected cost per line is a ratio estimator, costs over lines, with the intervals of `statistics`, clustered by
+document. With review it is P(accept) E[cost | accept] + P(review) review cost (Chow 1970, On optimum recognition error
+and reject tradeoff, https://doi.org/10.1109/TIT.1970.1054406).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from rapidfuzz.distance import LCSseq, Levenshtein
+
+from maskocr_core.judging import statistics
+from maskocr_core.judging.metrics import normalise
+from maskocr_core.judging.statistics import MIN_DOCUMENTS, Difference, Interval
+from maskocr_core.judging.weights import CLASSES, SEARCHED, Weights
+
+POINTS = 21
+"""Points of a curve over thresholds besides the best: none reviewed, a twentieth of the lines, and so on to all."""
+
+Decision = Literal["cheaper", "dearer", "undecided", "too few documents"]
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """What sending the less confident lines to a person costs.
+
+    threshold: lines of a lower confidence are reviewed, 0 none; None: all lines are. reviewed: their share. errors:
+    cost of the accepted lines' errors, and cost: that plus review, both per line of all lines, in the unit of the
+    weights.
+    """
+
+    threshold: float | None
+    reviewed: float
+    errors: float
+    cost: float
+
+
+@dataclass(frozen=True)
+class ThresholdChoice:
+    """The threshold of the lowest expected cost over all that tell the lines apart, and a curve of few points."""
+
+    best: Threshold
+    curve: tuple[Threshold, ...]
+
+
+@dataclass(frozen=True)
+class Change:
+    """The difference in expected cost, candidate minus other, with one weight multiplied by a factor.
+
+    weight: `classes.digit`, `fields.amount`, `fatal_cost` or `review_cost`. low, high: None where documents are too
+    few. flips: whether the decision is another one than with the weights as given.
+    """
+
+    weight: str
+    factor: float
+    value: float
+    low: float | None
+    high: float | None
+    decision: Decision
+    flips: bool
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """The decision with the weights as given, whether it holds under every change, and the changes."""
+
+    decision: Decision
+    holds: bool
+    reason: str
+    changes: tuple[Change, ...]
+
+
+@dataclass(frozen=True)
+class _Edits:
+    """E edits of N lines: line (E,) int64, class (E,) int64 by its place in `CLASSES`, fields (E, F) bool: which each
+    touches; lost (N, F) int64: places of a field that the reading does not have."""
+
+    line: np.ndarray
+    kind: np.ndarray
+    fields: np.ndarray
+    lost: np.ndarray
+
+
+def line_costs(references: Sequence[str], readings: Sequence[str], weights: Weights) -> np.ndarray:
+    """Cost of the errors in each of N lines: (N,) float64, 0 where the normalised texts are equal.
+
+    An edit costs the weight of its class, times the weight of the field it touches: a character of the field replaced
+    or left out, or one inserted in it or right at its ends. Of several such fields the greatest weight counts. Doubled
+    weights of classes and a doubled fatal cost double every cost. Raises ValueError if there are not as many readings
+    as references.
+    """
+    return _priced(_edits(references, readings, weights), weights)
+
+
+def reviewed_costs(confidences: np.ndarray, costs: np.ndarray, threshold: float | None, weights: Weights) -> np.ndarray:
+    """(N,) float64 costs of lines where those of a confidence below the threshold (None: all) cost their review
+    instead.
+
+    confidences: (N,) in [0, 1]. costs: (N,) as `line_costs` gives them. Raises ValueError for arrays of different
+    lengths and for a confidence outside [0, 1].
+    """
+    confidences, costs = _checked(confidences, costs)
+    return np.where(confidences < (math.inf if threshold is None else threshold), weights.review_cost, costs)
+
+
+def expected_cost(
+    costs: np.ndarray, documents: Sequence[str], confidence: float = 0.95, min_documents: int = MIN_DOCUMENTS
+) -> Interval:
+    """Expected cost per line with its t interval, clustered by document, in the unit of the weights.
+
+    costs: (N,), which may be means over seeds. documents: N document ids. Bounds are nan below `min_documents`.
+    Raises ValueError as `statistics.ratio_interval` does, and where there is no line.
+    """
+    return statistics.ratio_interval(costs, _ones(costs), documents, confidence, min_documents)
+
+
+def cost_difference(
+    costs_a: np.ndarray,
+    costs_b: np.ndarray,
+    documents: Sequence[str],
+    confidence: float = 0.95,
+    min_documents: int = MIN_DOCUMENTS,
+) -> Difference:
+    """Difference in expected cost per line between two readings of the same lines, a minus b: negative where a is
+    cheaper.
+
+    costs_a, costs_b: (N,), which may be means over seeds. documents: N document ids. Raises ValueError as
+    `expected_cost`.
+    """
+    return statistics.paired_difference(costs_a, costs_b, _ones(costs_a), documents, confidence, min_documents)
+
+
+def cost_by_threshold(confidences: np.ndarray, costs: np.ndarray, weights: Weights) -> ThresholdChoice:
+    """The threshold of the lowest expected cost, and what others would cost.
+
+    confidences: (N,) in [0, 1]. costs: (N,) as `line_costs` gives them. Of equally cheap thresholds the one of fewest
+    reviews. The lowest of many estimates is too low: choose on validation lines, and give test lines to
+    `reviewed_costs`. Raises ValueError as `reviewed_costs` does, and where there is no line.
+    """
+    confidences, costs = _checked(confidences, costs)
+    count = len(_ones(costs))
+    order = np.argsort(confidences, kind="stable")
+    ascending = confidences[order]
+    # A cut before line k reviews the k least confident ones; equal confidences cannot be cut apart.
+    cuts = np.concatenate([[0], 1 + np.flatnonzero(np.diff(ascending)), [count]])
+    errors = np.append(np.cumsum(costs[order][::-1])[::-1], 0.0)[cuts] / count
+    shares = cuts / count
+    expected = errors + weights.review_cost * shares
+    best = int(np.argmin(expected))
+    shown = {best} | {int(np.argmin(np.abs(shares - share))) for share in np.linspace(0, 1, POINTS)}
+
+    def point(place: int) -> Threshold:
+        cut = cuts[place]
+        threshold = 0.0 if cut == 0 else None if cut == count else float(ascending[cut])
+        return Threshold(threshold, float(shares[place]), float(errors[place]), float(expected[place]))
+
+    return ThresholdChoice(point(best), tuple(point(place) for place in sorted(shown)))
+
+
+def sensitivity(
+    references: Sequence[str],
+    candidate: Sequence[Sequence[str]],
+    other: Sequence[Sequence[str]],
+    documents: Sequence[str],
+    weights: Weights,
+    reviewed: tuple[np.ndarray, np.ndarray] | None = None,
+    confidence: float = 0.95,
+    min_documents: int = MIN_DOCUMENTS,
+) -> Sensitivity:
+    """Does the decision between candidate and other hang on a weight? Each one is halved and doubled, alone.
+
+    references, documents: of N lines. candidate, other: one list of N readings for each seed. reviewed: which lines go
+    to a person, two arrays (seeds, N) of bool for candidate and other; without them the review cost plays no part.
+    Raises ValueError as `line_costs` and `cost_difference` do, and for arrays of other shapes.
+    """
+    sides = [[_edits(references, texts, weights) for texts in readings] for readings in (candidate, other)]
+    if reviewed is None:
+        masks = [np.zeros((len(side), len(references)), dtype=bool) for side in sides]
+    else:
+        masks = [np.asarray(mask, dtype=bool) for mask in reviewed]
+    for side, mask in zip(sides, masks):
+        if mask.shape != (len(side), len(references)):
+            raise ValueError(f"reviewed lines are {mask.shape}, not {(len(side), len(references))}: seeds by lines")
+
+    def difference(changed: Weights) -> Difference:
+        costs = (
+            np.mean([np.where(went, changed.review_cost, _priced(seed, changed)) for seed, went in zip(*side)], axis=0)
+            for side in zip(sides, masks)
+        )
+        return cost_difference(*costs, documents, confidence, min_documents)
+
+    decision = _decision(difference(weights))
+    changes = []
+    for name, factor, changed in _variants(weights, reviewed is not None):
+        found = difference(changed)
+        low, high = (None if math.isnan(bound) else bound for bound in (found.low, found.high))
+        verdict = _decision(found)
+        changes.append(Change(name, factor, found.value, low, high, verdict, verdict != decision))
+    flips = [f"{change.weight} × {change.factor:g} ({change.decision})" for change in changes if change.flips]
+    reason = (
+        f"The decision ({decision}) hangs on the weights of {weights.name}: another with {', '.join(flips)}."
+        if flips
+        else f"The decision ({decision}) stays the same with every weight of {weights.name} halved and doubled."
+    )
+    return Sensitivity(decision, not flips, reason, tuple(changes))
+
+
+def _edits(references: Sequence[str], readings: Sequence[str], weights: Weights) -> _Edits:
+    if len(references) != len(readings):
+        raise ValueError(
+            f"{len(references)} references but {len(readings)} readings: "
+            "give one reading a line, '' where nothing was read"
+        )
+    patterns = [re.compile(field.pattern) for field in weights.fields]
+    line_of, kinds, touched = [], [], []
+    lost = np.zeros((len(references), len(patterns)), dtype=np.int64)
+    for line, (reference, reading) in enumerate(zip(references, readings, strict=True)):
+        reference, reading = normalise(reference), normalise(reading)
+        if reference == reading:
+            continue
+        found = [list(pattern.finditer(reference, 0, SEARCHED)) for pattern in patterns]
+        for field, (pattern, matches) in enumerate(zip(patterns, found)):
+            there = [match.group() for match in matches]
+            read_as = [match.group() for match in pattern.finditer(reading, 0, SEARCHED)]
+            lost[line, field] = len(there) - LCSseq.similarity(there, read_as)
+        for edit in Levenshtein.editops(reference, reading):
+            inserted = edit.tag == "insert"
+            line_of.append(line)
+            kinds.append(_class_of(reading[edit.dest_pos] if inserted else reference[edit.src_pos]))
+            touched.append([any(m.start() <= edit.src_pos < m.end() + inserted for m in matches) for matches in found])
+    fields = np.array(touched, dtype=bool).reshape(len(touched), len(patterns))
+    return _Edits(np.array(line_of, dtype=np.int64), np.array(kinds, dtype=np.int64), fields, lost)
+
+
+def _priced(edits: _Edits, weights: Weights) -> np.ndarray:
+    by_class = np.array([getattr(weights.classes, name) for name in CLASSES])
+    by_field = np.array([field.weight for field in weights.fields])
+    factors = np.where(edits.fields.any(axis=1), np.where(edits.fields, by_field, 0.0).max(axis=1, initial=0.0), 1.0)
+    fatal = edits.lost @ np.array([weights.fatal_cost * field.fatal for field in weights.fields], dtype=np.float64)
+    return np.bincount(edits.line, weights=by_class[edits.kind] * factors, minlength=len(edits.lost)) + fatal
+
+
+def _class_of(character: str) -> int:
+    category = unicodedata.category(character)
+    name = {"N": "digit", "L": "letter", "M": "letter", "P": "punctuation", "Z": "space"}.get(category[0], "other")
+    return CLASSES.index(name)
+
+
+def _variants(weights: Weights, with_review: bool) -> Iterator[tuple[str, float, Weights]]:
+    """Each weight in turn, halved and doubled: its name, the factor, and all weights with it."""
+    totals = ["fatal_cost"] * any(field.fatal for field in weights.fields) + ["review_cost"] * with_review
+    for factor in (0.5, 2.0):
+        for name in CLASSES:
+            changed = weights.classes.model_copy(update={name: factor * getattr(weights.classes, name)})
+            yield f"classes.{name}", factor, weights.model_copy(update={"classes": changed})
+        for place, field in enumerate(weights.fields):
+            fields = list(weights.fields)
+            fields[place] = field.model_copy(update={"weight": factor * field.weight})
+            yield f"fields.{field.name}", factor, weights.model_copy(update={"fields": tuple(fields)})
+        for name in totals:
+            yield name, factor, weights.model_copy(update={name: factor * getattr(weights, name)})
+
+
+def _decision(difference: Difference) -> Decision:
+    if math.isnan(difference.low):
+        return "too few documents"
+    return "cheaper" if difference.high < 0 else "dearer" if difference.low > 0 else "undecided"
+
+
+def _checked(confidences: np.ndarray, costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    confidences, costs = (np.asarray(values, dtype=np.float64) for values in (confidences, costs))
+    if confidences.shape != costs.shape:
+        raise ValueError(f"{len(confidences)} confidences but {len(costs)} costs: give one of each a line")
+    if not np.all((confidences >= 0) & (confidences <= 1)):
+        raise ValueError("a confidence is not between 0 and 1: give the probability that the line is read right")
+    return confidences, costs
+
+
+def _ones(costs: np.ndarray) -> np.ndarray:
+    if len(costs) == 0:
+        raise ValueError("no line was read, so there is no cost per line: give at least one")
+    return np.ones(len(costs))

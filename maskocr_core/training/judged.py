@@ -1,0 +1,192 @@
+"""What an evaluation reads: the test lines with every start and the champion, smaller budgets, and sets that must not get worse."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from maskocr_core.artifacts import Artifact
+from maskocr_core.config import Config, Data
+from maskocr_core.data import lines as schema
+from maskocr_core.data.batches import Lines
+from maskocr_core.data.tombstones import digest
+from maskocr_core.judging import calibration, comparison, cost, gate, metrics, slices
+from maskocr_core.judging.comparison import Readings, Test
+from maskocr_core.judging.value import finite
+from maskocr_core.judging.weights import Weights
+from maskocr_core.training import calibrating, checkpoint, reading, saw
+
+OLD = ("protected-test", "transfer-val")  # splits whose lines a new model must go on reading
+GRADES = ("contrast", "sharpness")  # columns of what validate measures
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The artifacts of an evaluation, the recognisers and the champion as local folders."""
+
+    lines: Artifact
+    validation: Artifact
+    selection: Artifact
+    recognizers: Path
+    champion: Path | None
+
+    def of_split(self, split: str, data: Data) -> Lines:
+        return Lines(self.lines, schema.selected(self.lines, self.selection, split), data)
+
+
+def protected_sets(inputs: Inputs, data: Data) -> dict[str, Lines]:
+    """By name the lines of old domains: those given to be protected, and the validation lines of the transfer domain."""
+    sets = {}
+    for split in OLD:
+        table = schema.selected(inputs.lines, inputs.selection, split)
+        for source in sorted(set(table["source"].to_pylist())):
+            name = f"{source} (transfer)" if split == "transfer-val" else source
+            sets[name] = Lines(inputs.lines, table.filter(pc.equal(table["source"], source)), data)
+    return sets
+
+
+def read_champion(folder: Path, source: Lines) -> Readings:
+    texts, confidences = reading.read_with(folder, source, "champion")
+    return Readings("champion", {"all": [texts]}, 0, (confidences,))
+
+
+def read_old(
+    inputs: Inputs, runs: dict[str, Any], config: Config, candidate: str
+) -> tuple[list[dict[str, Any]], list[gate.Comparison]]:
+    """How each start reads the protected sets after fine-tuning, and before it; and the candidate's checks against the champion."""
+    rows, against = [], {}
+    for name, source in protected_sets(inputs, config.data).items():
+        test = of(source, config)
+        for after in reading.read_starts(inputs.recognizers, runs["runs"], source, ("all",)):
+            base = inputs.recognizers / f"{after.start}-base" / "all"
+            before = None
+            if base.is_dir():
+                texts, _ = reading.read_with(base, source, f"{after.start} before fine-tuning")
+                before = Readings(after.start, {"all": [texts]})
+            rows.append(comparison.forgetting(name, test, before, after))
+            if after.start == candidate and inputs.champion:
+                champion = read_champion(inputs.champion, source).by_mark["all"][0]
+                against[name] = (test, after.by_mark["all"], champion)
+    checks = comparison.protected(against, config.gate.margin, config.gate.small_slices == "block")
+    return rows, checks
+
+
+def of(source: Lines, config: Config) -> Test:
+    """The lines as what is judged on."""
+    return Test(source.texts, source.documents, config.gate.confidence, config.gate.min_documents)
+
+
+def facts_of(source: Lines, validation: Artifact) -> slices.Facts:
+    """What validate measured of the lines."""
+    measured: dict[str, dict[str, Any]] = {}
+    for shard in sorted({shard for shard, _, _ in source.places}):
+        table = schema.read_table(validation, f"measurements/{shard}").select(["line_id", *GRADES])
+        measured |= {row["line_id"]: row for row in table.to_pylist()}
+    grades = {
+        name: np.array([_number(measured.get(line, {}).get(name)) for line in source.line_ids]) for name in GRADES
+    }
+    return slices.Facts(source.table["source"].to_pylist(), source.documents, grades)
+
+
+def _number(value: float | None) -> float:
+    return np.nan if value is None else value
+
+
+def found(source: Lines, candidate: Readings, config: Config, validation: Artifact) -> dict[str, list[dict[str, Any]]]:
+    """Where the candidate's errors are: `slices`, `classes` of characters and `confusions` (the first seed's)."""
+    texts = candidate.by_mark["all"]
+    gate_ = config.gate
+    cut = slices.slices(source.texts, texts, facts_of(source, validation), gate_.confidence, gate_.min_documents)
+    confused = slices.confusions(source.texts, texts[0])
+    return {
+        "slices": slices.as_rows(cut),
+        "classes": slices.by_character_class(source.texts, texts[0]),
+        "confusions": [row | {"line_id": source.line_ids[row.pop("line")]} for row in confused],
+    }
+
+
+def data_checks(
+    inputs: Inputs, source: Lines, candidate: str, seed: int, verdicts: list[dict]
+) -> list[gate.Comparison]:
+    """That the candidate was not trained on a test document, and that what it was pre-trained on fits."""
+    trained = saw.read(inputs.recognizers / f"{candidate}-{seed}").documents
+    documents = set(zip(source.table["source"].to_pylist(), source.documents))
+    seen = sum(digest(*document) in trained for document in documents)
+    leak = gate.counted(
+        "no leak",
+        seen,
+        "No test document is among the documents of training.",
+        f"{seen} of {len(documents)} test documents are among the documents that it was trained on.",
+    )
+    checks = [leak]
+    if candidate in ("pretrained", "both"):
+        used = [row for row in verdicts if row["verdict"] == "undecided" and row["weight"] > 0]
+        names = ", ".join(row["source"] for row in used[:3])
+        checks.append(
+            gate.counted(
+                "data that fit",
+                len(used),
+                "Every source of its pre-training was found to fit.",
+                f"It was pre-trained on sources of which nobody knows whether they fit: {names}.",
+            )
+        )
+    return checks
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What the candidate's calibrated confidence is worth on the test lines: for the summary, for the gate, as a picture."""
+
+    said: dict[str, Any]
+    check: gate.Comparison
+    plot: bytes
+
+
+def confidence(
+    inputs: Inputs, source: Lines, candidate: Readings, seed: int, config: Config, weights: Weights
+) -> Trust:
+    """Assess the candidate's confidence, and what a line costs where unsure ones go to a person."""
+    folder = inputs.recognizers / f"{candidate.start}-{seed}" / "all"
+    _, facts = checkpoint.load_recognizer(folder)
+    fitted = calibrating.load(folder, facts["sha256"])
+    settings = (config.gate.confidence, config.gate.min_documents)
+    probabilities = _calibrated(fitted, candidate.confidences[0])
+    exact = metrics.line_errors(source.texts, candidate.by_mark["all"][0]).edits == 0
+    thresholds = fitted.thresholds if fitted else dict.fromkeys(calibration.TARGETS)
+    assessed = calibration.assess(probabilities, exact, source.documents, thresholds, *settings)
+    usable = bool(fitted and fitted.usable and assessed.usable)
+    reason = (fitted.reason if fitted else "it was never calibrated") or assessed.reason
+    ece = assessed.ece.value if np.isfinite(assessed.ece.value) else None
+    said = {
+        "usable": usable,
+        "reason": reason,
+        "ece": finite(asdict(assessed.ece)),
+        "chance": assessed.chance,
+        "auroc": finite(asdict(assessed.auroc)),
+        "exact": finite(asdict(assessed.exact)),
+        "table": [finite(asdict(point)) | {"sentence": calibration.sentence(point)} for point in assessed.table],
+        "review": None,
+    }
+    if usable:
+        # The cheapest threshold is chosen where the calibration was fitted, and judged here.
+        validation = inputs.of_split("val", config.data)
+        texts, raw = reading.read_with(folder, validation, "validation lines")
+        costs = cost.line_costs(validation.texts, texts, weights)
+        threshold = cost.cost_by_threshold(_calibrated(fitted, raw), costs, weights).best.threshold
+        costs = cost.line_costs(source.texts, candidate.by_mark["all"][0], weights)
+        reviewed = cost.reviewed_costs(probabilities, costs, threshold, weights)
+        said["review"] = {
+            "threshold": threshold,
+            "share": float(np.mean(probabilities < (np.inf if threshold is None else threshold))),
+            "cost": finite(asdict(cost.expected_cost(reviewed, source.documents, *settings))),
+            "unit": weights.unit,
+        }
+    return Trust(said, gate.calibration(usable, ece, config.gate.ece, reason), calibration.plot(assessed))
+
+
+def _calibrated(fitted: calibration.Calibration | None, raw: list[float]) -> np.ndarray:
+    return calibration.apply(fitted, np.array(raw)) if fitted and fitted.usable else np.array(raw)

@@ -1,0 +1,136 @@
+"""What evaluate says beside the error rates: budgets, money, confidence, old domains, where the errors are, and the gate."""
+
+import json
+from pathlib import Path
+
+import pytest
+import rendered
+from conftest import run_stage
+
+from maskocr_core import artifacts, config
+from maskocr_core.artifacts import Artifact
+from maskocr_core.data.lines import read_table
+from maskocr_core.data.tombstones import digest
+from maskocr_core.services import tracking
+
+PRICES = Path(__file__).parents[1] / "sample" / "prices.json"
+SWEEP = [
+    "pretrain.workers=0",
+    "sweep.budgets=[16, 32, 64]",
+    "sweep.seeds=[0, 1]",
+    'sweep.starts=["scratch", "transfer"]',
+    "sweep.replay=0.25",
+    "gate.margin=0.02",
+]
+
+
+@pytest.fixture(scope="module")
+def judged(road, raw, tmp_path_factory):
+    """The road from ingest on once more, with protected lines, three budgets and two seeds, against a champion."""
+    root, protected = tmp_path_factory.mktemp("judged"), tmp_path_factory.mktemp("old")
+    rows = rendered.rows(documents=5, lines=4, split="test", source="older", seed=21)
+    rendered.parquet(protected / "test.parquet", rows)
+    settings = config.load("smoke", SWEEP)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MASKOCR_WORK", str(root / "stages"))
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
+        patch.setenv("MASKOCR_RUN", "judged")
+        patch.setenv("MASKOCR_MAP", "inline")
+        patch.chdir(root)
+        run_stage("ingest", settings, raw, root, protected_uris=str(protected))
+        for name in ("validate", "fit"):
+            run_stage(name, settings, raw, root)
+        artifacts.publish(road["encoder"], root / "encoder")
+        run_stage("finetune", settings, raw, root)
+        run_stage("evaluate", settings, raw, root, prices_uri=str(PRICES))
+        run_stage("register", settings, raw, root)
+        first = json.loads((root / "evaluation/summary.json").read_text())
+        tracking.describe_version(settings.registry, "1", {}, "", "champion")
+        run_stage("evaluate", settings, raw, root, prices_uri=str(PRICES))
+    return {"root": root, "first": first, "second": json.loads((root / "evaluation/summary.json").read_text())}
+
+
+def test_protected_lines_are_a_split_of_their_own_that_nothing_is_trained_on(judged):
+    lines = Artifact(judged["root"] / "lines")
+    assert lines.metrics["protected_test"] == 20
+    saw = json.loads((judged["root"] / "recognizers/transfer-0/saw.json").read_text())["documents"]
+    owned = read_table(lines, "documents.parquet").to_pylist()
+    older = {digest(row["source"], row["document_id"]) for row in owned if row["source"] == "older"}
+    assert older and not older & set(saw)
+
+
+def test_every_budget_has_a_row_with_each_seed_and_the_largest_stands_for_the_start(judged):
+    rows = judged["first"]["efficiency"]
+    assert [(row["start"], row["budget"]) for row in rows] == [
+        (start, budget) for start in ("scratch", "transfer") for budget in (16, 32, 64)
+    ]
+    assert all(len(row["by_seed"]) == 2 for row in rows)
+    for start in judged["first"]["starts"]:
+        last = next(row for row in rows if (row["start"], row["budget"]) == (start["start"], 64))
+        assert start["cer"]["all"] == last["cer"] and start["budget"] == 64
+    assert {row["curve"]["budgets"] for row in judged["first"]["curves"]} == {3}
+
+
+def test_with_prices_there_is_a_verdict_on_the_investment(judged):
+    (row,) = judged["first"]["returns"]
+    assert row["start"] == "transfer" and row["verdict"] in ("go", "no-go", "not yet") and row["reason"]
+
+
+def test_old_domains_are_read_before_and_after(judged):
+    rows = {(row["set"], row["start"]): row for row in judged["first"]["forgetting"]}
+    assert set(rows) == {(name, start) for name in ("older", "other (transfer)") for start in ("scratch", "transfer")}
+    assert rows["other (transfer)", "scratch"]["before"] is None
+    row = rows["other (transfer)", "transfer"]
+    change = row["after"]["value"] - row["before"]["value"]
+    assert row["difference"]["value"] == pytest.approx(change)
+
+
+def test_without_a_champion_checks_are_shown_and_nothing_is_compared(judged):
+    verdict = judged["first"]["verdict"]
+    assert verdict["verdict"] == "first"
+    names = [line["name"] for line in verdict["lines"]]
+    assert names[0] == "no leak" and "confidence" in names and "expected cost" not in names
+
+
+def test_against_a_champion_every_check_has_its_line(judged):
+    verdict = judged["second"]["verdict"]
+    lines = {line["name"]: line for line in verdict["lines"]}
+    assert verdict["lines"][0]["reason"].find("the champion") > 0
+    assert lines["no leak"]["verdict"] == "holds" and lines["expected cost"]["unit"] == "cost"
+    assert lines["older"]["verdict"] in ("holds", "undecided", "broken")
+    assert lines["other (transfer)"]["verdict"] == "too small" and not lines["other (transfer)"]["blocks"]
+    assert judged["second"]["costs"]["against"] == "champion"
+
+
+def test_where_the_errors_are_is_told_by_source_length_document_and_class(judged):
+    summary = judged["first"]
+    kinds = {part["kind"]: part["rows"] for part in summary["slices"]}
+    assert {"source", "length", "document", "contrast", "sharpness"} <= set(kinds)
+    assert sum(row["lines"] for row in kinds["document"]) == summary["lines"] == 30
+    assert len(kinds["document"]) == summary["documents"]
+    assert summary["classes"] and summary["confusions"][0]["times"] >= summary["confusions"][-1]["times"]
+
+
+def test_the_page_holds_every_part_and_json_has_no_number_that_is_none(judged):
+    page = (judged["root"] / "evaluation/report.html").read_text()
+    for heading in (
+        "How many labels it takes",
+        "Is it worth its cost?",
+        "How far its confidence can be trusted",
+        "What else it must go on reading",
+        "What its errors cost",
+        "Where its errors are",
+    ):
+        assert f"<h2>{heading}</h2>" in page
+    shown = json.loads((judged["root"] / "evaluation/shown.json").read_text())
+    assert {row["line_id"] for row in judged["second"]["confusions"]} <= set(shown["summary.json"])
+
+
+def test_every_kept_recognizer_can_be_read_with(judged):
+    folder = judged["root"] / "recognizers"
+    kept = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    wanted = [
+        f"{start}-{seed}{rest}" for start in ("scratch", "transfer") for seed in (0, 1) for rest in ("", "-16", "-32")
+    ]
+    assert kept == sorted([*wanted, "transfer-base", *(["pretraining"] if (folder / "pretraining").is_dir() else [])])
+    assert list(folder.glob("*/all/calibration.json"))

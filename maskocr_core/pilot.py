@@ -79,17 +79,18 @@ def _tell(work: Path, name: str, commit: str, minutes: float) -> None:
     print(comparison.table(summary))
     print(f"\nVerdict: {summary['verdict']['verdict']}. {summary['verdict']['reason']}\n")
     print("Sources: " + "; ".join(f"{row['source']} {row['verdict']}" for row in summary["fit"]))
-    print("\nThree test lines:")
+    print("\nTest lines: a typical, a hard and the two worst ones")
     for example in summary["examples"]:
         if example["start_name"] == summary["candidate"]:
             print(f"  written  {example['reference']}\n  read     {example['read']}\n")
+    elsewhere = "" if work == Path("work").absolute() else f"MLFLOW_TRACKING_URI={registration['tracking_uri']} "
     print(
         f"Data version {summary['data_version'][:12]}, in {work / 'data'} as commit {commit[:8]} (dvc pull brings it back)"
     )
     print(
-        f"Registered   {registration['model']} version {registration['version']} as {registration['alias'] or 'a candidate on hold'}; a person makes it champion"
+        f"Registered   {registration['model']} version {registration['version']} as {registration['alias'] or 'a candidate on hold'}; a person makes it champion:"
     )
+    print(f"             {elsewhere}.venv/bin/maskocr promote --version {registration['version']} --reason …")
     print(f"Report       {evaluation / 'report.html'}")
-    elsewhere = "" if work == Path("work").absolute() else f"MLFLOW_TRACKING_URI={registration['tracking_uri']} "
     print(f"MLflow UI    {elsewhere}.venv/bin/maskocr ui")
     print(f"Read a line  {elsewhere}.venv/bin/maskocr read IMAGE…\n\nDone in {minutes:.1f} minutes.")

@@ -22,6 +22,10 @@ QUIET = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
+_ABSENT = (
+    "RESOURCE_DOES_NOT_EXIST",
+    "INVALID_PARAMETER_VALUE",
+)  # what MLflow says of a name or alias that is not there
 
 
 def uri() -> str:
@@ -134,9 +138,15 @@ def log_progress(registry: Registry, what: str, row: dict[str, float]) -> None:
 
 
 def log_comparison(
-    registry: Registry, summary: dict[str, Any], evaluation: Path, facts: dict[str, str]
+    registry: Registry,
+    summary: dict[str, Any],
+    evaluation: Path,
+    facts: dict[str, str],
+    sweep: list[dict[str, Any]] = (),
 ) -> dict[str, str]:
-    """Report and verdict on the pipeline's run, and one summary run a start below it; run ids by start.
+    """Report and verdict on the pipeline's run, one summary run a start below it, and every run of the sweep below its start.
+
+    Returns run ids by start. sweep: the runs of fine-tuning, as `runs.json` has them.
 
     evaluation: folder with report.html, report.png, summary.json, shown.json and predictions.parquet. facts: more tags of the run.
     """
@@ -146,6 +156,7 @@ def log_comparison(
     verdict = summary["verdict"]
     note = f"**{verdict['verdict']}**: {verdict['reason']}"
     tags = {"verdict": verdict["verdict"], "candidate": summary["candidate"], "data_version": summary["data_version"]}
+    tags["test_version"] = summary["test_version"]
     for name, value in (tags | facts | {"mlflow.note.content": note}).items():
         client.set_tag(parent, name, value)
     ids = {}
@@ -159,9 +170,39 @@ def log_comparison(
             client.log_metric(run, "curve_validation_cer", cer, step=int(step))
         for name in ("report.html", "report.png", "shown.json"):
             client.log_artifact(run, str(evaluation / name))
+        for own in sweep:
+            if own["name"] == row["start"]:
+                _log_run(registry, run, own)
         client.set_terminated(run)
     client.set_terminated(parent)
     return ids
+
+
+def _log_run(registry: Registry, parent: str, run: dict[str, Any]) -> None:
+    """One run of fine-tuning below the summary run of its start: a person compares starts first, and looks in where he wants."""
+    from mlflow.entities import Metric, Param
+
+    client, now = _client(), _now()
+    name = f"{run['name']}, {run['lines']:,} labels, {run['learning_rate']:g}, seed {run['seed']}"
+    tags = {"mlflow.parentRunId": parent, "maskocr.kind": "run", "start": run["name"]}
+    made = client.create_run(_experiment(registry.experiment), run_name=name, tags=tags).info.run_id
+    metrics = [Metric("curve_validation_cer", cer, now, int(step)) for step, cer in run["curve"]]
+    metrics += [Metric(f"validation_cer_{mark}", cer, now, 0) for mark, cer in run["validation_cer"].items()]
+    metrics.append(Metric("cpu_minutes", run["cpu_seconds"] / 60, now, 0))
+    params = [Param(key, str(run[key])) for key in ("lines", "learning_rate", "seed", "steps", "decoder", "chosen")]
+    client.log_batch(made, metrics=metrics, params=params)
+    client.set_terminated(made)
+
+
+def uses_of(registry: Registry, test_version: str) -> int:
+    """How many pipeline runs were judged on these test lines: each may have moved somebody's choice."""
+    from mlflow.exceptions import MlflowException
+
+    found = f"tags.test_version = '{test_version}' and tags.`maskocr.kind` = 'pipeline'"
+    try:
+        return len(_client().search_runs([_experiment(registry.experiment)], found, max_results=1000))
+    except MlflowException as error:
+        raise _silent(error) from None
 
 
 def _start_run(registry: Registry, parent: str, row: dict[str, Any], data_version: str) -> str:
@@ -169,6 +210,8 @@ def _start_run(registry: Registry, parent: str, row: dict[str, Any], data_versio
     client, experiment = _client(), _experiment(registry.experiment)
     mine = f"tags.`mlflow.parentRunId` = '{parent}' and tags.start = '{row['start']}'"
     for earlier in client.search_runs([experiment], mine):
+        for below in client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{earlier.info.run_id}'"):
+            client.delete_run(below.info.run_id)
         client.delete_run(earlier.info.run_id)
     tags = {
         "mlflow.parentRunId": parent,
@@ -235,9 +278,49 @@ def version_of(registry: Registry, alias: str) -> str | None:
     try:
         return str(_client().get_model_version_by_alias(registry.model, alias).version)
     except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        if error.error_code in _ABSENT:
             return None
         raise _silent(error) from None
+
+
+def version_tags(registry: Registry, version: str) -> dict[str, str] | None:
+    """Tags of a version of the registered model; None if there is no such version, or it was deleted."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return dict(_client().get_model_version(registry.model, version).tags)
+    except MlflowException as error:
+        if error.error_code in _ABSENT:
+            return None
+        raise _silent(error) from None
+
+
+def model_tags(registry: Registry) -> dict[str, str]:
+    """Tags of the registered model as a whole; none where there is no such model."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return dict(_client().get_registered_model(registry.model).tags)
+    except MlflowException as error:
+        if error.error_code in _ABSENT:
+            return {}
+        raise _silent(error) from None
+
+
+def tag_model(registry: Registry, name: str, value: str) -> None:
+    """Tag the registered model as a whole; where there is none (any more), there is nothing to tag."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        _client().set_registered_model_tag(registry.model, name, value)
+    except MlflowException as error:
+        if error.error_code not in _ABSENT:
+            raise _silent(error) from None
+
+
+def move_alias(registry: Registry, alias: str, version: str) -> None:
+    """Let an alias of the registered model point to a version, whatever it pointed to: MLflow compares nothing."""
+    _client().set_registered_model_alias(registry.model, alias, version)
 
 
 def champion_folder(registry: Registry) -> Path | None:

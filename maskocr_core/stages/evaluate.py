@@ -44,9 +44,10 @@ def evaluate(
     from maskocr_core.training import judged, reading
 
     folder = Artifact(recognizers).local(scratch(evaluation_out) / "recognizers")
-    champion = tracking.champion_folder(config.registry)
-    inputs = judged.Inputs(Artifact(lines), Artifact(validation), Artifact(selection), folder, champion)
+    champion, version = tracking.champion_folder(config.registry), tracking.version_of(config.registry, "champion")
+    inputs = judged.Inputs(Artifact(lines), Artifact(validation), Artifact(selection), folder, champion, version)
     source = inputs.of_split("test", config.data)
+    uses = tracking.uses_of(config.registry, judged.version_of(source)) + 1
     runs = Artifact(recognizers).read_json("runs.json")
     priced = scratch(evaluation_out) / "priced"
     costs = weights.load(storage.fetched(costs_uri, priced) if costs_uri else None)
@@ -54,6 +55,7 @@ def evaluate(
     readings = reading.read_starts(folder, runs["runs"], source)
     against = [judged.read_champion(champion, source)] if champion else []
     summary, plots = _summary(config, inputs, runs, source, readings, against, costs, money)
+    summary |= {"test_uses": uses, "notes": summary["notes"] + judged.worn(uses, config.gate.test_uses)}
     artifacts.write_json(evaluation_out / "summary.json", summary)
     schema.write(reading.predictions(source, readings + against), evaluation_out / "predictions.parquet")
     # Pictures stand in the page alone, which erasure removes whole: of a summary it takes out lines one by one.
@@ -92,7 +94,9 @@ def _summary(config, inputs, runs, source, readings, against, weights, prices) -
     return {
         "verdict": verdict,
         "candidate": candidate,
+        "champion": inputs.champion_version,
         "data_version": inputs.lines.version,
+        "test_version": judged.version_of(source),
         "selection_version": inputs.selection.version,
         "documents": len(set(source.documents)),
         "lines": len(source),

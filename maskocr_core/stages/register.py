@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,8 @@ def register(
 ) -> dict[str, float]:
     """Log the comparison and register the candidate; alias `challenger` unless the verdict is hold. A person promotes.
 
+    The verdict also goes to the ledger, and who decides is told of a new challenger.
+
     lines: shards as ingest writes them.
     recognizers: the best recognizers of each start, as finetune writes them.
     evaluation: summary, predictions and report, as evaluate writes them.
@@ -27,13 +31,15 @@ def register(
     """
     import pandas as pd
 
-    from maskocr_core import artifacts
+    from maskocr_core import artifacts, promotion
     from maskocr_core.artifacts import Artifact
     from maskocr_core.data import lines as schema
-    from maskocr_core.services import tracking
+    from maskocr_core.services import notify, tracking
 
     tracking.check()
-    summary = Artifact(evaluation).read_json("summary.json")
+    promotion.notice(config.registry)  # first, since no version is to be made that the ledger cannot take
+    content = Artifact(evaluation).read_bytes("summary.json")
+    summary, digest = json.loads(content), hashlib.sha256(content).hexdigest()
     predictions = schema.read_table(Artifact(evaluation), "predictions.parquet").to_pandas()
     candidate, verdict = summary["candidate"], summary["verdict"]
     wanted = predictions[(predictions["start"] == candidate) & (predictions["repetition"] == 0)].head(CHECKED_LINES)
@@ -43,7 +49,7 @@ def register(
 
     fetched = scratch(registration_out)
     ids = tracking.log_comparison(
-        config.registry, summary, Artifact(evaluation).local(fetched / "evaluation"), {"recipe": config.recipe}
+        config.registry, summary, Artifact(evaluation).local(fetched / "evaluation"), {"recipe": config.recipe}, runs
     )
     home = Artifact(recognizers).local(fetched / "recognizers") / f"{candidate}-{seed}"
     version = tracking.log_model(
@@ -57,7 +63,8 @@ def register(
     )
     tags, description = _described(summary)
     alias = None if verdict["verdict"] == "hold" else "challenger"
-    tracking.describe_version(config.registry, version, tags, description, alias)
+    tracking.describe_version(config.registry, version, tags | {"verdict_digest": digest}, description, alias)
+    promotion.record_verdict(config.registry, version, verdict["verdict"], digest, verdict["reason"], alias)
     artifacts.write_json(
         registration_out / "registration.json",
         {
@@ -76,6 +83,8 @@ def register(
         + (f", alias {alias}" if alias else ""),
         flush=True,
     )
+    if alias:
+        notify.new_challenger(config.registry.model, version, verdict["verdict"], verdict["reason"])
     return {"version": float(version)}
 
 
@@ -113,6 +122,7 @@ def _described(summary: dict) -> tuple[dict[str, str], str]:
         "verdict": verdict["verdict"],
         "start": candidate,
         "data_version": summary["data_version"],
+        "judged_against": summary["champion"] or "",
         "test_cer": f"{cer:.4f}",
     }
     notes = "".join(f"\n- {note}" for note in summary["notes"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,25 @@ class Inputs:
     selection: Artifact
     recognizers: Path
     champion: Path | None
+    champion_version: str | None = None
 
     def of_split(self, split: str, data: Data) -> Lines:
         return Lines(self.lines, schema.selected(self.lines, self.selection, split), data)
+
+
+def version_of(source: Lines) -> str:
+    """Digest of the ids of some lines: the same set of test lines is known again in other data versions."""
+    return hashlib.sha256("\n".join(sorted(source.line_ids)).encode()).hexdigest()
+
+
+def worn(uses: int, limit: int) -> list[str]:
+    """What has to be said of test lines that served often."""
+    if uses <= 1:
+        return []
+    said = f"These test lines served for {uses:,} verdicts"
+    if uses <= limit:
+        return [f"{said}."]
+    return [f"{said}, more than {limit:,}: choices have begun to fit them. Label new test documents."]
 
 
 def protected_sets(inputs: Inputs, data: Data) -> dict[str, Lines]:

@@ -10,7 +10,7 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import data_figures, results, train_figures
+from benchmarks import ablation, coverage, data_figures, results, train_figures
 from maskocr_core import config, recipes
 from maskocr_core.judging.comparison import TITLES
 from maskocr_core.planning import assumptions, plan, table
@@ -88,7 +88,14 @@ def _interval(cer: dict[str, float]) -> str:
     return f"{100 * cer['value']:.1f} % [{100 * cer['low']:.1f}, {100 * cer['high']:.1f}]"
 
 
-BLOCKS = {"comparison": comparison, "figure": figure, "data": data_figures.table, "train": train_figures.table}
+BLOCKS = {
+    "comparison": comparison,
+    "figure": figure,
+    "data": data_figures.table,
+    "train": train_figures.table,
+    "coverage": coverage.table,
+    "ablation": ablation.table,
+}
 COMPUTED = {"plan": planned}
 
 if __name__ == "__main__":

@@ -86,6 +86,8 @@ class Model(Section):
     """Attention heads (the authors' code: 4)."""
     stem: Literal["linear", "convolutional"] = "convolutional"
     """How pixels become steps of 8 px: one linear patch, or three strided convolutions and a linear layer."""
+    places: Literal["rotary", "sinusoidal"] = "rotary"
+    """How attention knows places: queries and keys turned by theirs, or sinusoidal positions added with a random offset a line in training (the authors' code)."""
     dropout: Probability = 0.0
     """Dropout in the blocks (the authors' code: 0)."""
 
@@ -93,6 +95,11 @@ class Model(Section):
     def _heads_divide_width(self) -> Model:
         if self.width % self.heads:
             raise ValueError(f"model.width={self.width} is not divisible by model.heads={self.heads}")
+        if self.places == "rotary" and self.width // self.heads % 2:
+            raise ValueError(
+                f"model.width={self.width} makes heads of {self.width // self.heads}: rotary places want an even number; "
+                "change model.heads, or set model.places=sinusoidal"
+            )
         return self
 
 
@@ -231,6 +238,21 @@ class Registry(Section):
     """Name of the MLflow experiment."""
 
 
+class Retrain(Section):
+    min_lines: Positive = 1000
+    """New lines, accepted by domain fit, that are enough to train again."""
+    drift: Annotated[float, Field(gt=0.0, le=1.0)] = 0.3
+    """Share of the new lines that lie where no labelled line lies, as domain fit sees it, that is enough to train again."""
+    max_age_days: Positive = 90
+    """Age of the champion in days from which on any new line is enough to train again."""
+    settle_minutes: Annotated[float, Field(ge=0.0)] = 10.0
+    """Age in minutes below which an object waits for the next run: the rest of its pair may still be on its way."""
+    abandoned_hours: Annotated[float, Field(gt=0.0)] = 72.0
+    """Hours after which the unfinished claim of another run is taken over: longer than any run takes."""
+    keep_perplexity: Annotated[float, Field(ge=0.0, le=1.0)] = 0.8
+    """A given codebook is kept while its perplexity on new lines is at least this share of that on its own lines."""
+
+
 class Config(Section):
     """Everything that decides a result. Where it runs (image, GPUs, secrets) is no part of it."""
 
@@ -246,6 +268,7 @@ class Config(Section):
     sweep: Sweep = Sweep()
     gate: Gate = Gate()
     registry: Registry = Registry()
+    retrain: Retrain = Retrain()
 
     @model_validator(mode="after")
     def _window_fits(self) -> Config:

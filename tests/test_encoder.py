@@ -6,11 +6,12 @@ from maskocr_core.model.encoder import MAX_OFFSET, ConvolutionalStem, Encoder, L
 
 HEIGHT, WIDTH = 32, 48
 stems = pytest.mark.parametrize("stem", ["linear", "convolutional"])
+ways = pytest.mark.parametrize("places", ["rotary", "sinusoidal"])
 
 
-def encoder(stem="convolutional", *, depth=2, seed=0):
+def encoder(stem="convolutional", places="rotary", *, depth=2, seed=0):
     torch.manual_seed(seed)
-    return Encoder(HEIGHT, WIDTH, depth, 4, stem, 0.0).eval()
+    return Encoder(HEIGHT, WIDTH, depth, 4, stem, 0.0, places).eval()
 
 
 def padded(lines, steps):
@@ -28,9 +29,10 @@ def some_lines(*widths):
 
 
 @stems
+@ways
 @torch.no_grad()
-def test_a_line_gives_the_same_vectors_alone_and_in_a_wide_batch(stem):
-    model, lines = encoder(stem), some_lines(100, 64, 311, 8)
+def test_a_line_gives_the_same_vectors_alone_and_in_a_wide_batch(stem, places):
+    model, lines = encoder(stem, places), some_lines(100, 64, 311, 8)
     together = model(*padded(lines, 64))
     for row, line in enumerate(lines):
         steps = -(-line.shape[2] // STEP)
@@ -39,9 +41,10 @@ def test_a_line_gives_the_same_vectors_alone_and_in_a_wide_batch(stem):
 
 
 @stems
+@ways
 @torch.no_grad()
-def test_the_order_of_a_batch_changes_nothing(stem):
-    model, lines = encoder(stem), some_lines(100, 64, 311, 8)
+def test_the_order_of_a_batch_changes_nothing(stem, places):
+    model, lines = encoder(stem, places), some_lines(100, 64, 311, 8)
     order = [2, 0, 3, 1]
     straight, shuffled = model(*padded(lines, 40)), model(*padded([lines[row] for row in order], 40))
     for place, row in enumerate(order):
@@ -50,9 +53,10 @@ def test_the_order_of_a_batch_changes_nothing(stem):
 
 
 @stems
+@ways
 @torch.no_grad()
-def test_steps_of_the_same_line_see_each_other(stem):
-    model, (line,) = encoder(stem), some_lines(160)
+def test_steps_of_the_same_line_see_each_other(stem, places):
+    model, (line,) = encoder(stem, places), some_lines(160)
     changed = line.clone()
     changed[:, :, :STEP] = 1 - changed[:, :, :STEP]
     before, after = (model(*padded([each], 20))[0] for each in (line, changed))
@@ -78,9 +82,40 @@ def test_a_random_offset_shifts_a_line_and_stretches_nothing():
     assert len(starts) > 8 and max(starts) > 256
 
 
+@ways
+@torch.no_grad()
+def test_the_order_of_steps_matters(places):
+    model, (ink, valid) = encoder("linear", places), padded(some_lines(160), 20)
+    turned_round = model(ink.unflatten(3, (20, STEP)).flip(3).flatten(3), valid).flip(1)
+    assert (model(ink, valid) - turned_round).abs().max() > 1e-2
+
+
+@torch.no_grad()
+def test_a_line_further_right_gives_the_same_where_places_turn():
+    """Attention sees distances alone; what is left of the line takes no part."""
+    model, (line,) = encoder("linear"), some_lines(160)
+    ink, valid = padded([line], 20)
+    further = torch.cat((torch.rand(1, 1, HEIGHT, 7 * STEP), ink), 3)
+    later = torch.cat((torch.zeros(1, 7, dtype=torch.bool), valid), 1)
+    assert torch.allclose(model(ink, valid), model(further, later)[:, 7:], atol=1e-4)
+
+
+@ways
+@torch.no_grad()
+def test_steps_taken_out_of_a_line_keep_their_places(places):
+    """Those behind a gap see others as far away as they are: as if the gap were masked out of attention."""
+    model, (line,) = encoder("linear", places), some_lines(160)
+    ink, valid = padded([line], 20)
+    kept = torch.tensor([[0, 1, 2, 9, 10, 19]])
+    steps = model.placed(model.stem(ink))
+    alone = model.contextual(steps[:, kept[0]], torch.ones(1, 6, dtype=torch.bool), place_BL=kept)
+    masked = torch.zeros_like(valid).scatter(1, kept, True)
+    assert torch.allclose(alone, model.contextual(steps, masked)[:, kept[0]], atol=1e-5)
+
+
 @torch.no_grad()
 def test_positions_are_shifted_in_training_only():
-    model, batch = encoder(), padded(some_lines(160), 20)
+    model, batch = encoder(places="sinusoidal"), padded(some_lines(160), 20)
     assert torch.equal(model(*batch), model(*batch))
     model.train()
     assert not torch.allclose(model(*batch), model(*batch), atol=1e-4)

@@ -6,7 +6,7 @@ from maskocr_core.config import STEP, Mask
 from maskocr_core.data.batches import Batch
 from maskocr_core.model import masking
 from maskocr_core.model.codebook import Codebook
-from maskocr_core.model.encoder import Encoder, positions
+from maskocr_core.model.encoder import Encoder
 from maskocr_core.model.step_features import Pixels
 from maskocr_core.training.objectives import MaskedPrediction
 
@@ -26,7 +26,7 @@ def batch():
     )
 
 
-def masked_labels(start=0.4, end=0.4, visible_weight=0.5, **settings):
+def masked_labels(start=0.4, end=0.4, visible_weight=0.5, places="rotary", **settings):
     torch.manual_seed(0)
     pixels, features = HEIGHT * 16, 6
     codebook = Codebook(
@@ -37,7 +37,7 @@ def masked_labels(start=0.4, end=0.4, visible_weight=0.5, **settings):
         torch.randn(CLUSTERS, features) * 4,
     )
     mask = Mask(**{"start": start, "end": end, "span": 2, "visible_weight": visible_weight, "hide": "noise"} | settings)
-    return MaskedPrediction(Encoder(HEIGHT, 32, 2, 2, "convolutional", 0.0), codebook, mask).eval()
+    return MaskedPrediction(Encoder(HEIGHT, 32, 2, 2, "convolutional", 0.0, places), codebook, mask).eval()
 
 
 every_way = pytest.mark.parametrize("hide", ["noise", "token", "skip"])
@@ -56,20 +56,23 @@ def alone(objective, batch, mask, row):
         stem[hidden] = model.token
         return model.head(encoder.contextual(encoder.placed(stem), every))[0]
     said = torch.empty(steps, CLUSTERS)
-    placed, place = encoder.placed(stem), positions(stem, False)
+    placed, place = encoder.placed(stem), encoder.added(stem, False).expand(stem.shape)
     seen = ~hidden[0]
-    known = encoder.contextual(placed[:, seen], every[:, seen])
+    at = seen.nonzero().flatten()[None]
+    known = encoder.contextual(placed[:, seen], every[:, seen], place_BL=at)
     said[seen] = model.visible_head(known)[0]
     for step in hidden[0].nonzero().flatten():
-        asked = model.asking(place[:, step : step + 1], known + place[:, seen], every[:, seen])
+        turns = encoder.turn(step[None, None]), encoder.turn(at)
+        asked = model.asking(place[:, step : step + 1], known + place[:, seen], every[:, seen], *turns)
         said[step] = model.head(asked)[0, 0]
     return said
 
 
 @every_way
+@pytest.mark.parametrize("places", ["rotary", "sinusoidal"])
 @torch.no_grad()
-def test_the_loss_on_masked_and_visible_labels_is_that_of_a_slow_reference(batch, hide):
-    objective = masked_labels(start=0.2, end=0.6, hide=hide)
+def test_the_loss_on_masked_and_visible_labels_is_that_of_a_slow_reference(batch, hide, places):
+    objective = masked_labels(start=0.2, end=0.6, hide=hide, places=places)
     torch.manual_seed(7)
     loss, figures = objective(batch, 0.5)
     torch.manual_seed(7)

@@ -1,8 +1,10 @@
 """The encoder: pixels of a line to one vector for each step of 8 px.
 
-Geometry and sizes follow the authors' code (Kišš & Hradiš 2025): full-height steps, sinusoidal positions with a random
-offset in training. Ours, and said so: a padding mask in attention, pre-norm blocks with a final norm (post-norm wants
-longer warm-ups than a laptop run has), GELU, and a small convolutional stem beside the plain linear patch.
+Geometry and sizes follow the authors' code (Kišš & Hradiš 2025): full-height steps; their sinusoidal positions with a
+random offset in training are `model.places=sinusoidal`. Ours, and said so: places that turn queries and keys instead
+(RoFormer, Su et al. 2021, arXiv 2104.09864), so that attention knows how far apart two steps are from the first update
+on; a padding mask in attention, pre-norm blocks with a final norm (post-norm wants longer warm-ups than a laptop run
+has), GELU, and a small convolutional stem beside the plain linear patch.
 """
 
 from __future__ import annotations
@@ -15,16 +17,24 @@ from torch.nn import functional
 
 from maskocr_core.config import STEP
 
+SLOWEST = 100.0  # steps a radian of the slowest turn: a line of two hundred steps is well within one turn of it
 MAX_OFFSET = 2048  # positions are shifted by up to this in training, so that absolute places cannot be learnt
+
+
+Turn = tuple[Tensor, Tensor]
 
 
 class Encoder(nn.Module):
     """Ink (B, 1, H, W) float32 in [0, 1] and a mask of valid steps (B, L) bool to (B, L, D) float32, W = 8 L."""
 
-    def __init__(self, height: int, width: int, depth: int, heads: int, stem: str, dropout: float):
+    def __init__(
+        self, height: int, width: int, depth: int, heads: int, stem: str, dropout: float, places: str = "rotary"
+    ):
         super().__init__()
-        self.width, self.heads = width, heads
-        self.shape = dict(height=height, width=width, depth=depth, heads=heads, stem=stem, dropout=dropout)
+        self.width, self.heads, self.rotary = width, heads, places == "rotary"
+        self.shape = dict(
+            height=height, width=width, depth=depth, heads=heads, stem=stem, dropout=dropout, places=places
+        )
         self.stem = LinearStem(height, width) if stem == "linear" else ConvolutionalStem(height, width)
         self.norm_in = nn.LayerNorm(width)
         self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(depth))
@@ -34,16 +44,37 @@ class Encoder(nn.Module):
         return self.contextual(self.placed(self.stem(ink)), valid_BL)
 
     def placed(self, steps_BLD: Tensor) -> Tensor:
-        """What the stem says of each step, normed, with its position."""
+        """What the stem says of each step, normed, with its position if that is added."""
         x_BLD = self.norm_in(steps_BLD)
-        return x_BLD + positions(x_BLD, self.training)
+        return x_BLD + self.added(x_BLD, self.training)
 
-    def contextual(self, x_BLD: Tensor, valid_BL: Tensor, blocks: int | None = None) -> Tensor:
-        """What the first `blocks` blocks (all, with the final norm, by default) make of placed steps (B, L, D)."""
+    def added(self, like_BLD: Tensor, random_offset: bool) -> Tensor:
+        """What is added to steps for their places: nothing, (1, 1, 1), where places turn queries and keys."""
+        return like_BLD.new_zeros(1, 1, 1) if self.rotary else positions(like_BLD, random_offset)
+
+    def turn(self, place_BL: Tensor) -> Turn | None:
+        """Cosine and sine (B, L, 1, D / heads / 2) by which steps at these places are turned; None where they are not."""
+        if not self.rotary:
+            return None
+        half = self.width // self.heads // 2
+        rate = torch.exp(torch.arange(half, device=place_BL.device) * (-math.log(SLOWEST) / half))
+        angle = place_BL[:, :, None, None] * rate
+        return angle.cos(), angle.sin()
+
+    def contextual(
+        self, x_BLD: Tensor, valid_BL: Tensor, blocks: int | None = None, place_BL: Tensor | None = None
+    ) -> Tensor:
+        """What the first `blocks` blocks (all, with the final norm, by default) make of placed steps (B, L, D).
+
+        place_BL: which steps of the line these are; the first L by default.
+        """
+        if place_BL is None:
+            place_BL = torch.arange(x_BLD.shape[1], device=x_BLD.device)[None]
+        turn = self.turn(place_BL)
         # A line without a valid step may look at its padding, which says nothing: attention to nothing is NaN.
         attend = (valid_BL | ~valid_BL.any(1, keepdim=True))[:, None, None, :]
         for block in self.blocks[:blocks]:
-            x_BLD = block(x_BLD, attend)
+            x_BLD = block(x_BLD, attend, turn)
         return self.norm_out(x_BLD) if blocks is None else x_BLD
 
 
@@ -93,15 +124,28 @@ class Block(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
-    def forward(self, x_BLD: Tensor, attend: Tensor) -> Tensor:
+    def forward(self, x_BLD: Tensor, attend: Tensor, turn: Turn | None) -> Tensor:
         B, L, D = x_BLD.shape
-        qkv = self.qkv(self.norm_attention(x_BLD)).view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(*qkv.unbind(0), attn_mask=attend)
+        qkv = self.qkv(self.norm_attention(x_BLD)).view(B, L, 3, self.heads, D // self.heads)
+        # Turned before heads and steps change places: attention's output then lies in memory as the next layer reads it.
+        query, key, value = turned(qkv[:, :, 0], turn), turned(qkv[:, :, 1], turn), qkv[:, :, 2]
+        mixed = functional.scaled_dot_product_attention(
+            query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attn_mask=attend
+        )
         x_BLD = x_BLD + self._drop(self.out(mixed.transpose(1, 2).reshape(B, L, D)))
         return x_BLD + self._drop(self.down(functional.gelu(self.up(self.norm_feedforward(x_BLD)))))
 
     def _drop(self, x: Tensor) -> Tensor:
         return functional.dropout(x, self.dropout, self.training)
+
+
+def turned(x: Tensor, turn: Turn | None) -> Tensor:
+    """Queries or keys (B, L, heads, D / heads), each pair of halves turned by its place (RoFormer, equation 34)."""
+    if turn is None:
+        return x
+    cos, sin = turn
+    one, other = x.chunk(2, -1)
+    return torch.cat((one * cos - other * sin, one * sin + other * cos), -1).to(x.dtype)
 
 
 def positions(like_BLD: Tensor, random_offset: bool) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from maskocr_core.model import masking
-from maskocr_core.model.encoder import Encoder, positions
+from maskocr_core.model.encoder import Encoder, Turn, turned
 
 
 def masked_model(encoder: Encoder, hide: Literal["noise", "token", "skip"], outputs: int) -> nn.Module:
@@ -57,11 +57,17 @@ class Skipping(nn.Module):
 
     def forward(self, ink: Tensor, valid_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
         stem_BLD = self.encoder.norm_in(self.encoder.stem(masking.blank(ink, mask_BL)))
-        place_BLD = positions(stem_BLD, self.training).expand(stem_BLD.shape)
+        place_BLD = self.encoder.added(stem_BLD, self.training).expand(stem_BLD.shape)
         seen, seen_valid = _front(valid_BL & ~mask_BL)
         hidden, hidden_valid = _front(mask_BL)
-        known_BVD = self.encoder.contextual(_taken(stem_BLD + place_BLD, seen), seen_valid)
-        asked_BMD = self.asking(_taken(place_BLD, hidden), known_BVD + _taken(place_BLD, seen), seen_valid)
+        known_BVD = self.encoder.contextual(_taken(stem_BLD + place_BLD, seen), seen_valid, place_BL=seen)
+        asked_BMD = self.asking(
+            _taken(place_BLD, hidden),
+            known_BVD + _taken(place_BLD, seen),
+            seen_valid,
+            self.encoder.turn(hidden),
+            self.encoder.turn(seen),
+        )
         return self.head(asked_BMD[hidden_valid]), self.visible_head(known_BVD[seen_valid])
 
 
@@ -81,11 +87,14 @@ class Asking(nn.Module):
         )
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
-    def forward(self, place_BMD: Tensor, known_BVD: Tensor, valid_BV: Tensor) -> Tensor:
+    def forward(
+        self, place_BMD: Tensor, known_BVD: Tensor, valid_BV: Tensor, turn_M: Turn | None, turn_V: Turn | None
+    ) -> Tensor:
         B, M, D = place_BMD.shape
         x_BMD = place_BMD + self.token
-        query = self.query(self.norm_query(x_BMD)).view(B, M, self.heads, -1).transpose(1, 2)
-        key, value = self.key_value(known_BVD).view(B, -1, 2, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        query = turned(self.query(self.norm_query(x_BMD)).view(B, M, self.heads, -1), turn_M).transpose(1, 2)
+        key, value = self.key_value(known_BVD).view(B, -1, 2, self.heads, D // self.heads).unbind(2)
+        key, value = turned(key, turn_V).transpose(1, 2), value.transpose(1, 2)
         # A line of which nothing is seen may look at its padding, which says nothing: attention to nothing is NaN.
         attend = valid_BV | ~valid_BV.any(1, keepdim=True)
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=attend[:, None, None, :])

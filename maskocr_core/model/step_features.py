@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from maskocr_core.config import STEP
-from maskocr_core.model.encoder import ConvolutionalStem, Encoder, positions
+from maskocr_core.model.encoder import ConvolutionalStem, Encoder
 
 ORIENTATIONS = 9  # as in histograms of oriented gradients (Dalal & Triggs 2005) and MaskFeat (Wei et al. 2022)
 
@@ -86,7 +86,7 @@ class Contextual(nn.Module):
     @torch.no_grad()
     def forward(self, ink: Tensor, valid_BL: Tensor) -> Tensor:
         steps_BLD = self.encoder.norm_in(self.encoder.stem(ink))
-        return self.encoder.contextual(steps_BLD + positions(steps_BLD, False), valid_BL, self.blocks)
+        return self.encoder.contextual(steps_BLD + self.encoder.added(steps_BLD, False), valid_BL, self.blocks)
 
 
 def windows(ink: Tensor, window: int) -> Tensor:

@@ -95,13 +95,16 @@ def kept(config: Config, line: Line, activation: int) -> dict[str, float]:
     pixels = STEP * H
     if config.model.stem == "convolutional":
         pixels += (CHANNELS[0] * 2 + CHANNELS[1] // 2) * H + 2 * CHANNELS[2] * H // STEP  # the column's input is a copy
-    skips = config.mask.hide == "skip"
+    skips, turns = config.mask.hide == "skip", config.model.places == "rotary"
+    turn = skips * turns * D // config.model.heads * FLOAT32  # cosines and sines, of each line where its steps differ
     return {
         # with the input of the norm after it and, to leave steps out, what they are chosen from
         "stem": line.padded * (pixels * activation + (1 + skips) * D * FLOAT32),
-        # Two norms' inputs; queries, keys, values, what is mixed, twice the four times wider middle, two norms' outputs.
-        "blocks": V * D * (config.model.depth * (2 * FLOAT32 + 14 * activation) + FLOAT32),
-        "asking": skips * D * (M * (3 * FLOAT32 + 12 * activation) + V * 3 * activation),
+        # Two norms' inputs; queries, keys, values, what is mixed, twice the four times wider middle, two norms' outputs;
+        # queries and keys once more where they are turned.
+        "blocks": V * D * (config.model.depth * (2 * FLOAT32 + (14 + 2 * turns) * activation) + FLOAT32) + V * turn,
+        "asking": skips
+        * (D * (M * (3 * FLOAT32 + (12 + turns) * activation) + V * (3 + turns) * activation) + (M + V) * turn),
         "head": line.real * (D * activation + outputs(config) * FLOAT32),
     }
 

@@ -58,7 +58,7 @@ def load_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
 
 def new_encoder(model: Model, height: int) -> Encoder:
     """An encoder with fresh weights (drawn from torch's global generator)."""
-    return Encoder(height, model.width, model.depth, model.heads, model.stem, model.dropout)
+    return Encoder(height, model.width, model.depth, model.heads, model.stem, model.dropout, model.places)
 
 
 def save_encoder(encoder: Encoder, model: Model, data: Data, folder: Path) -> None:
@@ -110,7 +110,7 @@ def encoder_at(uri: str, data: Data) -> Encoder:
         folder = Path(uri)
     if (folder / "encoder.json").is_file():
         artifact = artifacts.Artifact(folder)
-        model = Model(**artifact.read_json("encoder.json")["model"])
+        model = Model(**_sized(artifact.read_json("encoder.json")["model"]))
         return load_encoder(artifact, model, data)
     recognizer, facts = load_recognizer(folder)
     if facts["height"] != data.height:
@@ -209,7 +209,7 @@ def load_codebook(artifact: artifacts.Artifact, data: Data) -> Codebook:
     }
     made = facts["features"]
     if made["kind"] == "encoder":
-        encoder = Encoder(**made["model"])
+        encoder = Encoder(**_sized(made["model"]))
         transplant(encoder, weights, str(artifact.folder))
     else:
         encoder = None
@@ -251,4 +251,10 @@ def _known(facts: dict[str, Any], path: Path, version: int = FORMAT_VERSION) -> 
         raise ValueError(
             f"{path}: format_version {facts.get('format_version')!r} is not {version}; install the maskocr that wrote it"
         )
-    return {"direction": "ltr", "ink": "raw"} | facts  # every line was, before checkpoints said it
+    facts = {"direction": "ltr", "ink": "raw"} | facts  # every line was, before checkpoints said it
+    return facts | {"model": _sized(facts["model"])} if "model" in facts else facts
+
+
+def _sized(model: dict[str, Any]) -> dict[str, Any]:
+    """Sizes as a checkpoint has them: before it said how places are known, they were added."""
+    return {"places": "sinusoidal"} | model

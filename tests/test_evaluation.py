@@ -134,3 +134,37 @@ def test_every_kept_recognizer_can_be_read_with(judged):
     ]
     assert kept == sorted([*wanted, "transfer-base", *(["pretraining"] if (folder / "pretraining").is_dir() else [])])
     assert list(folder.glob("*/all/calibration.json"))
+
+
+def test_a_tracker_that_is_away_in_the_middle_of_a_sweep_loses_nothing_that_is_finished(
+    road, raw, tmp_path, monkeypatch, capsys
+):
+    settings = config.load("smoke", ["pretrain.workers=0", 'sweep.starts=["scratch"]', "sweep.seeds=[7]"])
+    for name in ("lines", "selection", "encoder"):
+        artifacts.publish(road[name], tmp_path / name)
+    monkeypatch.setenv("MASKOCR_RUN", "away")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # the discard port: nobody listens
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(ValueError, match="MLflow at http://127.0.0.1:9 does not answer .*start it, or set"):
+        run_stage("finetune", settings, raw, tmp_path)
+    assert "could not be logged to MLflow" in capsys.readouterr().out
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'back.db'}")
+    run_stage("finetune", settings, raw, tmp_path)
+    assert "nothing it reads has changed, reused" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("prices_uri", {"version": 1, "currency": "EUR"}, "minutes_per_line is missing"),
+        ("costs_uri", {"version": 1, "name": "mine", "classes": {"digit": -1}}, "unit is missing"),
+    ],
+)
+def test_a_file_of_prices_or_costs_with_a_mistake_is_told_before_anything_is_read(
+    road, raw, smoke, tmp_path, name, content, sentence
+):
+    for artifact in ("lines", "validation", "selection", "recognizers"):
+        artifacts.publish(road[artifact], tmp_path / artifact)
+    (tmp_path / "mine.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"mine.json.*{sentence}"):
+        run_stage("evaluate", smoke, raw, tmp_path, **{name: str(tmp_path / "mine.json")})

@@ -116,12 +116,21 @@ def _experiment(name: str) -> str:
 
 
 def record_stage(registry: Registry, stage: str, metrics: dict[str, float], versions: dict[str, str]) -> None:
-    """Put a stage's final numbers and the data versions of its outputs on the pipeline's run."""
-    client, run = _client(), run_id(registry)
-    for name, value in metrics.items():
-        client.log_metric(run, f"{stage}.{name}", value)
-    for output, version in versions.items():
-        client.set_tag(run, f"version.{output.removesuffix('_out')}", version)
+    """Put a stage's final numbers and the data versions of its outputs on the pipeline's run.
+
+    Raises ValueError with the mend if MLflow does not answer.
+    """
+    from mlflow.exceptions import MlflowException
+
+    client = _client()
+    try:
+        run = run_id(registry)
+        for name, value in metrics.items():
+            client.log_metric(run, f"{stage}.{name}", value)
+        for output, version in versions.items():
+            client.set_tag(run, f"version.{output.removesuffix('_out')}", version)
+    except MlflowException as error:
+        raise _silent(error) from None
 
 
 def log_progress(registry: Registry, what: str, row: dict[str, float]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import ablation, coverage, data_figures, results, train_figures
+from benchmarks import ablation, coverage, data_figures, method, results, train_figures
 from maskocr_core import config, recipes
 from maskocr_core.judging.comparison import TITLES
 from maskocr_core.planning import assumptions, plan, table
@@ -95,6 +95,7 @@ BLOCKS = {
     "train": train_figures.table,
     "coverage": coverage.table,
     "ablation": ablation.table,
+    "method": method.table,
 }
 COMPUTED = {"plan": planned}
 

@@ -13,6 +13,7 @@ def pretrain(
     lines: Input[Dataset],
     selection: Input[Dataset],
     codebook: Input[Artifact],
+    start_uri: str,
     encoder_out: Output[Model],
     metrics: Output[Metrics],
 ):
@@ -25,6 +26,7 @@ def pretrain(
         lines=lines.path,
         selection=selection.path,
         codebook=codebook.path,
+        start_uri=start_uri,
         encoder_out=encoder_out.path,
     )
     for name, value in numbers.items():

@@ -13,6 +13,7 @@ def quantize(
     lines: Input[Dataset],
     selection: Input[Dataset],
     encoder_uri: str,
+    codebook_uri: str,
     codebook_out: Output[Artifact],
     metrics: Output[Metrics],
 ):
@@ -25,6 +26,7 @@ def quantize(
         lines=lines.path,
         selection=selection.path,
         encoder_uri=encoder_uri,
+        codebook_uri=codebook_uri,
         codebook_out=codebook_out.path,
     )
     for name, value in numbers.items():

@@ -1,3 +1,3 @@
 """The pipelines by name. They connect components and set resources; they do not know the core."""
 
-PIPELINES = ("pretrain_finetune",)
+PIPELINES = ("pretrain_finetune", "retrain")

@@ -156,15 +156,15 @@ def submit(
     import kfp
 
     try:
-        _probe(endpoint, token)
+        probe(endpoint, token)
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # kfp prints links of its own
             warnings.simplefilter("ignore", FutureWarning)
             client = kfp.Client(host=endpoint, existing_token=token, namespace=namespace or "kubeflow")
             run_id = client.create_run_from_pipeline_package(
                 str(pipeline_yaml), arguments, run_name=run_name, experiment_name=experiment, namespace=namespace
             ).run_id
-    except _api_errors() as error:
-        raise RuntimeError(_trouble(endpoint, error)) from error
+    except api_errors() as error:
+        raise RuntimeError(trouble(endpoint, error)) from error
     if not run_id:  # kfp reads a page of HTML as a run without anything
         raise RuntimeError(f"{endpoint} {NO_API}")
     say(f"run {run_id}: {_page(endpoint, run_id)}")
@@ -177,15 +177,19 @@ def _page(endpoint: str, run_id: str) -> str:
     return f"{endpoint}/#/runs/details/{run_id}"
 
 
-def _api_errors() -> tuple[type[Exception], ...]:
+def api_errors() -> tuple[type[Exception], ...]:
+    """What kfp raises where an endpoint refuses or cannot be reached; `trouble` says it in words."""
     import kfp_server_api
     import urllib3
 
     return kfp_server_api.ApiException, urllib3.exceptions.HTTPError
 
 
-def _probe(endpoint: str, token: str | None) -> None:
-    """One request without retries: kfp.Client itself asks a refusing endpoint five times, five seconds apart."""
+def probe(endpoint: str, token: str | None) -> None:
+    """Ask an endpoint whether it is there, once: kfp.Client itself asks a refusing one five times, five seconds apart.
+
+    Raises RuntimeError where something else than KFP answers, and what `api_errors` names.
+    """
     import kfp_server_api
 
     config = kfp_server_api.Configuration(host=endpoint)
@@ -202,8 +206,8 @@ def _probe(endpoint: str, token: str | None) -> None:
         raise
 
 
-def _trouble(endpoint: str, error: Exception) -> str:
-    """One sentence with the mend for what urllib3 or the KFP API raised."""
+def trouble(endpoint: str, error: Exception) -> str:
+    """One sentence with the mend for an error of those that `api_errors` names."""
     status = getattr(error, "status", None)
     if not status:
         reason = str(getattr(error, "reason", None) or error).strip().rsplit(": ", 1)[-1]
@@ -235,10 +239,10 @@ def _follow(
                 if state and told.get(key) != state:
                     say(f"{name}: {state}")
                     told[key] = state
-        except _api_errors() as error:
+        except api_errors() as error:
             lasting = 400 <= (getattr(error, "status", None) or 0) < 500
             if lasting or time.monotonic() - answered > OUTAGE_SECONDS:
-                raise RuntimeError(f"{_trouble(endpoint, error)}; run {run_id} goes on unwatched") from error
+                raise RuntimeError(f"{trouble(endpoint, error)}; run {run_id} goes on unwatched") from error
         if told["run"] == "SUCCEEDED":
             return
         if told["run"] in ENDED:

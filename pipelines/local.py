@@ -15,7 +15,7 @@ from maskocr_pipelines import client
 
 
 def run(pipeline_yaml: Path, arguments: dict[str, object], root: Path) -> None:
-    """Run the pipeline's tasks one after another; outputs lie in `root/<pipeline>-<time>/<task>/`.
+    """Run the pipeline's tasks one after another; outputs lie in `root/<pipeline>-<time>/<task>/`. Says which are skipped.
 
     Raises ValueError for wrong names in `arguments`, RuntimeError naming the task that failed and why. What the tasks
     print goes to standard output as it comes. Source: kfp.local, which also runs a loaded YAML.
@@ -30,7 +30,8 @@ def run(pipeline_yaml: Path, arguments: dict[str, object], root: Path) -> None:
         enable_caching=False,
         workspace_root=str(Path(root).absolute() / "workspace"),
     )
-    pipeline = components.load_component_from_text(_without_retries(pipeline_yaml))
+    text, tasks = _for_this_machine(pipeline_yaml)
+    pipeline = components.load_component_from_text(text)
     with _local_run() as log:
         try:
             pipeline(**arguments)
@@ -41,16 +42,41 @@ def run(pipeline_yaml: Path, arguments: dict[str, object], root: Path) -> None:
                 cause = log.causes.get(failed[1], "its log is above")
                 sentence = f"task {failed[1]} of pipeline {pipeline.name} failed: {cause}"
             raise RuntimeError(sentence) from None
+        for task in tasks:
+            if task not in log.begun:
+                print(f"{task}: SKIPPED, its condition does not hold")
 
 
-def _without_retries(pipeline_yaml: Path) -> str:
-    """The pipeline as text; a retry is for a lost pod, here it would only repeat a mistake, after a minute of silence."""
+def _for_this_machine(pipeline_yaml: Path) -> tuple[str, list[str]]:
+    """The pipeline as text for kfp.local, and the names of its tasks, those under conditions after those before them.
+
+    Without retries: these are for a lost pod, here they would only repeat a mistake, after a minute of silence. A condition
+    on an output is named as kfp.local 2.17 finds it: `task--output` where the compiler writes `task-output`.
+    """
     import yaml
 
     documents = list(yaml.safe_load_all(Path(pipeline_yaml).read_text(encoding="utf-8")))
-    for task in documents[0]["root"]["dag"]["tasks"].values():
-        task.pop("retryPolicy", None)
-    return yaml.safe_dump_all(documents, sort_keys=False)
+    spec, names = documents[0], []
+
+    def visit(tasks: dict[str, dict]) -> None:
+        inner = []
+        for name, task in tasks.items():
+            task.pop("retryPolicy", None)
+            if "condition" in (policy := task.get("triggerPolicy", {})):
+                for parameter, source in task["inputs"]["parameters"].items():
+                    if made := source.get("taskOutputParameter"):
+                        found = f"pipelinechannel--{made['producerTask']}--{made['outputParameterKey']}"
+                        policy["condition"] = policy["condition"].replace(f"'{parameter}'", f"'{found}'")
+            dag = spec["components"][task["componentRef"]["name"]].get("dag")
+            if dag:
+                inner.append(dag["tasks"])
+            else:
+                names.append(name)
+        for tasks_below in inner:
+            visit(tasks_below)
+
+    visit(spec["root"]["dag"]["tasks"])
+    return yaml.safe_dump_all(documents, sort_keys=False), names
 
 
 @contextlib.contextmanager
@@ -74,12 +100,13 @@ def _local_run() -> Iterator["_Log"]:
 class _Log(io.TextIOBase):
     """Passes on what tasks print, says when one begins and ends, and leaves out what kfp says to itself.
 
-    `causes` has, for each failed task, the exception its log ended with: kfp's own error lacks it.
+    `causes` has, for each failed task, the exception its log ended with: kfp's own error lacks it. `begun`: every task
+    that was executed.
     """
 
     def __init__(self, out: io.TextIOBase):
         self.out, self.line, self.last, self.causes = out, "", "", {}
-        self.skipping_to, self.began = "", time.monotonic()
+        self.skipping_to, self.began, self.begun = "", time.monotonic(), set()
 
     def write(self, text: str) -> int:
         *lines, self.line = (self.line + text).split("\n")
@@ -109,6 +136,7 @@ class _Log(io.TextIOBase):
     def _tell(self, event: str) -> None:
         if begins := re.match(r"Executing task '([^']+)'", event):
             self.began = time.monotonic()
+            self.begun.add(begins[1])
             self.out.write(f"{begins[1]}\n")
         elif ended := re.match(r"Task '([^']+)' finished with status (\w+)", event):
             if ended[2] == "FAILURE" and re.match(r"[\w.]+: \S", self.last):

@@ -123,7 +123,7 @@ def run_stage(name: str, configuration: config.Config, raw: Path, root: Path, **
     import inspect
 
     given = {"data_uri": raw / "target", "transfer_uri": raw / "transfer", "encoder_uri": "", "protected_uris": ""}
-    given |= {"costs_uri": "", "prices_uri": ""}
+    given |= {"costs_uri": "", "prices_uri": "", "codebook_uri": "", "start_uri": ""}
     arguments = {}
     for parameter in list(inspect.signature(stages.get(name)).parameters)[1:]:
         if parameter in given:

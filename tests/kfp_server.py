@@ -1,19 +1,26 @@
 """A Kubeflow Pipelines API server for tests: answers what kfp's client asks, and refuses what the real one refuses.
 
-It runs nothing: a run takes the states of its script, one at each look, and stays in the last one.
+It runs nothing: a run takes the states of its script, one at each look, and stays in the last one; a recurring run is
+kept and checked as the real server and its schedule controller would, and starts nothing.
 """
 
+import email
 import json
+import re
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime, time, timedelta, tzinfo
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, urlsplit
 
 import kfp_server_api
+import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 PREFIX = "/apis/v2beta1"
+MADE = "2025-01-01T00:00:00Z"
 JSON_TYPES = {
     "STRING": str,
     "NUMBER_INTEGER": int,
@@ -23,6 +30,53 @@ JSON_TYPES = {
     "STRUCT": dict,
 }
 LOG_IN_PAGE = b"<!doctype html><title>Log in</title>"
+
+
+class SixFields:
+    """Times of a cron line as robfig/cron reads it, which the schedule controller does: seconds first, weekdays from
+    Sunday.
+
+    A day matches by day of the month and day of the week where one of them is a star, else by either. Raises
+    ValueError.
+    """
+
+    BOUNDS = ((0, 59), (0, 59), (0, 23), (1, 31), (1, 12), (0, 6))
+
+    def __init__(self, line: str):
+        words = line.split()
+        if len(words) != 6:
+            raise ValueError(f"expected 6 fields, found {len(words)}: {line}")
+        self.stars = [bool(re.search(r"[*?]", word)) for word in words]
+        self.sets = [self.values(word, *bounds) for word, bounds in zip(words, self.BOUNDS)]
+
+    @staticmethod
+    def values(word: str, low: int, high: int) -> set[int]:
+        found: set[int] = set()
+        for part in word.split(","):
+            form = re.fullmatch(r"(?:[*?]|(\d+)(?:-(\d+))?)(?:/(\d+))?", part)
+            if not form:
+                raise ValueError(f"failed to parse {part!r}")
+            first = int(form[1]) if form[1] else low
+            last = int(form[2]) if form[2] else first if form[1] and not form[3] else high
+            if not low <= first <= last <= high:
+                raise ValueError(f"{part!r} is out of {low}-{high}")
+            found |= set(range(first, last + 1, int(form[3] or 1)))
+        return found
+
+    def times(self, after: datetime, there: tzinfo) -> Iterator[datetime]:
+        seconds, minutes, hours, days, months, weekdays = self.sets
+        day = after.astimezone(there).date()
+        while True:
+            by_month, by_week = day.day in days, day.isoweekday() % 7 in weekdays
+            both = self.stars[3] or self.stars[5]
+            if day.month in months and ((by_month and by_week) if both else (by_month or by_week)):
+                for hour in sorted(hours):
+                    for minute in sorted(minutes):
+                        for second in sorted(seconds):
+                            moment = datetime.combine(day, time(hour, minute, second), there)
+                            if moment > after:
+                                yield moment
+            day += timedelta(days=1)
 
 
 class Refused(Exception):
@@ -39,7 +93,8 @@ class Server:
 
     states: the run's states, one at each look at it. task, message: the task whose state follows the run's, and its
     error once the run has failed. token: the only one let in. page: paths that begin so are answered with HTML.
-    prefix: where the API lies. outage: so many looks at the run are answered with 503 first.
+    prefix: where the API lies. outage: so many looks at the run are answered with 503 first. broken: so are requests
+    whose method and path this expression matches. page_limit: the most that one page of a list holds.
     """
 
     states: tuple[str, ...] = ("PENDING", "RUNNING", "SUCCEEDED")
@@ -49,10 +104,16 @@ class Server:
     page: str | None = None
     prefix: str = PREFIX
     outage: int = 0
+    broken: str = ""
+    page_limit: int = 20
     url: str = ""
     requests: list[tuple[str, str, object]] = field(default_factory=list)
     experiments: dict[str, dict] = field(default_factory=dict)
     runs: dict[str, dict] = field(default_factory=dict)
+    pipelines: dict[str, dict] = field(default_factory=dict)
+    versions: dict[str, dict] = field(default_factory=dict)
+    recurring: dict[str, dict] = field(default_factory=dict)
+    made: int = 0
     looks: int = 0
 
     def __enter__(self) -> "Server":
@@ -71,6 +132,8 @@ class Server:
     def answer(self, method: str, path: str, query: dict[str, str], body: dict | None) -> dict:
         """The reply to one request. Raises Refused."""
         self.requests.append((method, path, body))
+        if self.broken and re.search(self.broken, f"{method} {path}"):
+            raise Refused(503, "the server restarts")
         match method, path.split("/")[1:]:
             case "GET", ["healthz"]:
                 return {"multi_user": False}
@@ -82,6 +145,23 @@ class Server:
                 return self.create_run(body)
             case "GET", ["runs", run_id] if run_id in self.runs:
                 return self.look(self.runs[run_id])
+            case "GET", ["pipelines"]:
+                return self.one_page("pipelines", self.named(self.pipelines.values(), query), query)
+            case "POST", ["pipelines"]:
+                return self.create_pipeline(body)
+            case "POST", ["pipelines", "upload_version"]:
+                return self.upload_version(query, body)
+            case "GET", ["pipelines", pipeline_id, "versions"] if pipeline_id in self.pipelines:
+                own = [each for each in self.versions.values() if each["pipeline_id"] == pipeline_id]
+                return self.one_page("pipeline_versions", self.named(own, query), query)
+            case "GET", ["pipelines", _, "versions", version_id] if version_id in self.versions:
+                return self.versions[version_id]
+            case "GET", ["recurringruns"]:
+                return self.one_page("recurringRuns", self.named(self.recurring.values(), query), query)
+            case "POST", ["recurringruns"]:
+                return self.create_recurring(body)
+            case _, ["recurringruns", called]:
+                return self.recurring_run(method, *called.partition(":")[::2])
         raise Refused(404, f"{method} {path} is unknown")
 
     def list_experiments(self, query: dict[str, str]) -> dict:
@@ -94,7 +174,7 @@ class Server:
 
     def create_experiment(self, body: dict) -> dict:
         only_fields_of(kfp_server_api.V2beta1Experiment, body)
-        experiment = body | {"experiment_id": f"e{len(self.experiments) + 1}", "created_at": "2025-01-01T00:00:00Z"}
+        experiment = body | {"experiment_id": f"e{len(self.experiments) + 1}", "created_at": MADE}
         self.experiments[body["display_name"]] = experiment
         return experiment
 
@@ -103,9 +183,96 @@ class Server:
         if body.get("experiment_id") not in [each["experiment_id"] for each in self.experiments.values()]:
             raise Refused(404, f"experiment {body.get('experiment_id')} is unknown")
         check_arguments(pipeline(body["pipeline_spec"]), body["runtime_config"].get("parameters", {}))
-        run = body | {"run_id": f"r{len(self.runs) + 1}", "created_at": "2025-01-01T00:00:00Z", "state": self.states[0]}
+        run = body | {"run_id": f"r{len(self.runs) + 1}", "created_at": MADE, "state": self.states[0]}
         self.runs[run["run_id"]] = run
         return run
+
+    def named(self, all_of_them: object, query: dict[str, str]) -> list[dict]:
+        if not query.get("filter"):
+            return list(all_of_them)
+        [predicate] = json.loads(query["filter"])["predicates"]
+        if (predicate["key"], predicate["operation"]) not in {("display_name", 1), ("display_name", "EQUALS")}:
+            raise Refused(400, f"invalid filter {predicate}")
+        return [each for each in all_of_them if each["display_name"] == predicate["stringValue"]]
+
+    def one_page(self, field_name: str, found: list[dict], query: dict[str, str]) -> dict:
+        first, size = int(query.get("page_token") or 0), min(int(query.get("page_size", 10)), self.page_limit)
+        more = {"next_page_token": str(first + size)} if first + size < len(found) else {}
+        shown = {field_name: found[first : first + size]} if found else {}  # the real one sends no empty lists either
+        return shown | {"total_size": len(found)} | more
+
+    def next_id(self, kind: str) -> str:
+        self.made += 1
+        return f"{kind}{self.made}"
+
+    def create_pipeline(self, body: dict) -> dict:
+        only_fields_of(kfp_server_api.V2beta1Pipeline, body)
+        if body["display_name"] in [each["display_name"] for each in self.pipelines.values()]:
+            raise Refused(409, f"pipeline {body['display_name']} already exists")
+        made = body | {"pipeline_id": self.next_id("p"), "created_at": MADE}
+        return self.pipelines.setdefault(made["pipeline_id"], made)
+
+    def upload_version(self, query: dict[str, str], content: bytes) -> dict:
+        if query.get("pipelineid") not in self.pipelines:
+            raise Refused(404, f"pipeline {query.get('pipelineid')} is unknown")
+        spec, *platform = yaml.safe_load_all(content)
+        pipeline({"pipeline_spec": spec, "platform_spec": platform[0] if platform else {}})
+        taken = [each for each in self.versions.values() if each["pipeline_id"] == query["pipelineid"]]
+        if query["name"] in [each["name"] for each in taken]:
+            raise Refused(409, f"version {query['name']} already exists")
+        made = {
+            "pipeline_id": query["pipelineid"],
+            "pipeline_version_id": self.next_id("v"),
+            "name": query["name"],
+            "display_name": query["display_name"],
+            "created_at": MADE,
+            "pipeline_spec": {"pipeline_spec": spec},
+        }
+        only_fields_of(kfp_server_api.V2beta1PipelineVersion, made)
+        return self.versions.setdefault(made["pipeline_version_id"], made)
+
+    def create_recurring(self, body: dict) -> dict:
+        only_fields_of(kfp_server_api.V2beta1RecurringRun, body)
+        only_fields_of(kfp_server_api.V2beta1Trigger, body["trigger"])
+        only_fields_of(kfp_server_api.V2beta1CronSchedule, body["trigger"]["cron_schedule"])
+        only_fields_of(kfp_server_api.V2beta1RuntimeConfig, body["runtime_config"])
+        only_fields_of(kfp_server_api.V2beta1PipelineVersionReference, body["pipeline_version_reference"])
+        if not body.get("display_name"):
+            raise Refused(400, "a recurring run needs a name")
+        if body.get("experiment_id") not in [each["experiment_id"] for each in self.experiments.values()]:
+            raise Refused(404, f"experiment {body.get('experiment_id')} is unknown")
+        if not 1 <= int(body.get("max_concurrency", 0)) <= 10:
+            raise Refused(400, "max_concurrency must be within 1 and 10")
+        if body.get("mode") not in ("ENABLE", "DISABLE"):
+            raise Refused(400, f"mode {body.get('mode')} is unknown")
+        try:
+            SixFields(body["trigger"]["cron_schedule"]["cron"])
+        except ValueError as error:
+            raise Refused(400, f"invalid cron: {error}") from error
+        reference = body["pipeline_version_reference"]
+        version = self.versions.get(reference["pipeline_version_id"])
+        if not version or version["pipeline_id"] != reference["pipeline_id"]:
+            raise Refused(404, f"pipeline version {reference} is unknown")
+        check_arguments(pipeline(version["pipeline_spec"]), body["runtime_config"].get("parameters", {}))
+        # As proto3 is written in JSON: whole numbers of 64 bits are texts.
+        made = body | {"max_concurrency": str(body["max_concurrency"]), "created_at": MADE}
+        made |= {"recurring_run_id": self.next_id("rr"), "status": f"{body['mode']}D"}
+        return self.recurring.setdefault(made["recurring_run_id"], made)
+
+    def recurring_run(self, method: str, recurring_run_id: str, verb: str) -> dict:
+        run = self.recurring.get(recurring_run_id)
+        if run is None:
+            raise Refused(404, f"recurring run {recurring_run_id} is unknown")
+        match method, verb:
+            case "GET", "":
+                return run
+            case "DELETE", "":
+                del self.recurring[recurring_run_id]
+            case "POST", "enable" | "disable":
+                run |= {"mode": verb.upper(), "status": f"{verb.upper()}D"}
+            case _:
+                raise Refused(404, f"{method} :{verb} is unknown")
+        return {}
 
     def look(self, run: dict) -> dict:
         if self.outage:
@@ -160,7 +327,10 @@ class Handler(BaseHTTPRequestHandler):
         self.reply("GET", None)
 
     def do_POST(self) -> None:
-        self.reply("POST", self.rfile.read(int(self.headers["Content-Length"])))
+        self.reply("POST", self.rfile.read(int(self.headers["Content-Length"] or 0)))
+
+    def do_DELETE(self) -> None:
+        self.reply("DELETE", None)
 
     def reply(self, method: str, data: bytes | None) -> None:
         url = urlsplit(self.path)
@@ -172,7 +342,7 @@ class Handler(BaseHTTPRequestHandler):
                     raise Refused(401, "the token is not valid")
                 if not url.path.startswith(f"{self.kfp.prefix}/"):
                     raise Refused(404, f"nothing lies at {url.path}")
-                path, body = url.path.removeprefix(self.kfp.prefix), data and json.loads(data)
+                path, body = url.path.removeprefix(self.kfp.prefix), self.content(data)
                 answer = self.kfp.answer(method, path, dict(parse_qsl(url.query)), body)
             except Refused as refusal:
                 status, answer = refusal.status, {"code": 3, "message": str(refusal)}
@@ -182,6 +352,15 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
+
+    def content(self, data: bytes | None) -> object:
+        """A JSON body as what it says; of a form, the file that it uploads."""
+        kind = self.headers.get("Content-Type", "")
+        if data and kind.startswith("multipart/form-data"):
+            form = email.message_from_bytes(f"Content-Type: {kind}\r\n\r\n".encode() + data)
+            [part] = [part for part in form.get_payload() if 'name="uploadfile"' in part["Content-Disposition"]]
+            return part.get_payload(decode=True)
+        return json.loads(data) if data else None
 
     def log_message(self, *_) -> None:
         """Nothing: the requests are recorded."""

@@ -92,7 +92,7 @@ def test_help_loads_nothing_heavy():
     assert shown.strip().endswith("[]"), shown.splitlines()[-1]
 
 
-@pytest.mark.parametrize("name", stages.NAMES)
+@pytest.mark.parametrize("name", (*stages.NAMES, *stages.BESIDE))
 def test_a_component_mirrors_its_stage_and_holds_no_logic(name):
     path = REPOSITORY / "components" / f"{name}.py"
     tree = ast.parse(path.read_text())
@@ -114,17 +114,21 @@ def test_a_component_mirrors_its_stage_and_holds_no_logic(name):
     assert {word.arg for word in call.keywords} == handed
 
 
-def test_every_task_that_reads_lines_has_the_data_version_of_ingest_among_its_inputs():
-    compiled = next(yaml.safe_load_all((REPOSITORY / "pipelines" / "pretrain_finetune.yaml").read_text()))
-    tasks = compiled["root"]["dag"]["tasks"]
+@pytest.mark.parametrize("pipeline", ["pretrain_finetune", "retrain"])
+def test_every_task_that_reads_lines_has_the_data_version_of_ingest_among_its_inputs(pipeline):
+    compiled = next(yaml.safe_load_all((REPOSITORY / "pipelines" / f"{pipeline}.yaml").read_text()))
+    below = [part["dag"] for part in compiled["components"].values() if "dag" in part]
+    tasks = {name: task for dag in (compiled["root"]["dag"], *below) for name, task in dag["tasks"].items()}
     reading = {name for name, task in tasks.items() if "lines" in task["inputs"].get("artifacts", {})}
-    assert reading == set(stages.NAMES) - {"ingest"}
+    assert reading == set(stages.NAMES) - {"ingest"} | ({"decide"} if pipeline == "retrain" else set())
     for name in reading:
-        said = tasks[name]["inputs"]["parameters"]["data_version"]["taskOutputParameter"]
-        assert said == {"producerTask": "ingest", "outputParameterKey": "data_version"}
+        said = tasks[name]["inputs"]["parameters"]["data_version"]
+        within = {"componentInputParameter": "pipelinechannel--ingest-data_version"}  # handed to what a condition holds
+        made = {"taskOutputParameter": {"producerTask": "ingest", "outputParameterKey": "data_version"}}
+        assert said in (made, within)
 
 
-@pytest.mark.parametrize("name", stages.NAMES)
+@pytest.mark.parametrize("name", (*stages.NAMES, *stages.BESIDE))
 def test_a_stage_has_config_then_keyword_only_paths_each_described(name):
     stage = stages.get(name)
     parameters = list(inspect.signature(stage).parameters.values())
@@ -136,7 +140,7 @@ def test_a_stage_has_config_then_keyword_only_paths_each_described(name):
         )
 
 
-@pytest.mark.parametrize("name", stages.NAMES)
+@pytest.mark.parametrize("name", (*stages.NAMES, *stages.BESIDE))
 def test_the_command_line_has_a_flag_for_every_parameter_of_a_stage(name):
     import typer.main
 
@@ -189,10 +193,11 @@ def test_the_image_tag_is_the_version():
     assert version in (REPOSITORY / "CHANGELOG.md").read_text()
 
 
-def test_every_pipeline_parameter_is_described():
+@pytest.mark.parametrize("pipeline", ["pretrain_finetune", "retrain"])
+def test_every_pipeline_parameter_is_described(pipeline):
     from maskocr_pipelines import client
 
-    for parameter in client.parameters(REPOSITORY / "pipelines" / "pretrain_finetune.yaml").values():
+    for parameter in client.parameters(REPOSITORY / "pipelines" / f"{pipeline}.yaml").values():
         assert len(parameter.description) > 20, parameter.name
 
 

@@ -11,7 +11,7 @@ import sys
 from maskocr_core.cli.app import app
 from maskocr_core.cli.stage_commands import flag
 
-from maskocr_core.cli import pipelines, data, models, planning, machine  # isort: skip  # noqa: F401  in the order of `--help`
+from maskocr_core.cli import pipelines, data, models, planning, operate, machine  # isort: skip  # noqa: F401  in the order of `--help`
 
 __all__ = ["app", "flag", "main"]
 

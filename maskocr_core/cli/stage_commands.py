@@ -77,6 +77,7 @@ def _with_dry_run(command: Callable[..., None]) -> Callable[..., None]:
     return ingest
 
 
-for _name in stages.NAMES:
-    _command = _stage_command(_name)
-    app.command(_name, rich_help_panel="Stages, in order")(_with_dry_run(_command) if _name == "ingest" else _command)
+for _panel, _names in (("Stages, in order", stages.NAMES), ("Stages of training again", stages.BESIDE)):
+    for _name in _names:
+        _command = _stage_command(_name)
+        app.command(_name, rich_help_panel=_panel)(_with_dry_run(_command) if _name == "ingest" else _command)

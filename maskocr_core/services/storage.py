@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,17 +16,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+LIST = "list+"  # before the URI of a file that lists which files are meant
+_LIST_FORMAT = 1
 _MEND = "check the bucket's name, AWS_ENDPOINT_URL and the AWS_* keys"
 
 
 @dataclass(frozen=True)
 class File:
-    """One file below a URI. `stamp` changes whenever the content does: size and mtime here, the ETag in S3."""
+    """One file below a URI. `stamp` changes whenever the content does: size and mtime here, the ETag in S3.
+
+    modified: seconds since 1970 by the clock of the store; 0 where only a list of files is known.
+    """
 
     uri: str
     name: str
     size: int
     stamp: str
+    modified: float = 0.0
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What `list+URI` stands for: some of the files below `root`, and what is read `beside` them (a URI or nothing)."""
+
+    root: str
+    beside: str
+    files: tuple[File, ...]
 
 
 def is_remote(uri: str) -> bool:
@@ -34,6 +50,8 @@ def is_remote(uri: str) -> bool:
 
 def absolute(uri: str) -> str:
     """A local path made absolute, so that it is the same text from every working folder; other URIs as they are."""
+    if uri.startswith(LIST):
+        return LIST + absolute(uri.removeprefix(LIST))
     if not uri or is_remote(uri) or uri.startswith("models:/"):
         return uri
     path = Path(uri)
@@ -45,13 +63,15 @@ def listed(uris: str) -> list[str]:
     return [uri.strip() for uri in uris.split(",") if uri.strip()]
 
 
-def files(uri: str) -> list[File]:
-    """All files below a folder or `s3://bucket/prefix`, or the one file that `uri` names; sorted by name.
+def files(uri: str, *, some: bool = True) -> list[File]:
+    """All files below a folder or `s3://bucket/prefix`, the one file that `uri` names, or those of `list+URI`; by name.
 
-    Raises ValueError if nothing is there.
+    Raises ValueError if nothing is there, unless `some` is false.
     """
+    if listed := listing(uri):
+        return list(listed.files)
     found = sorted(_s3_files(uri) if is_remote(uri) else _local_files(Path(uri)), key=lambda file: file.name)
-    if not found:
+    if some and not found:
         raise ValueError(f"{uri}: there is no file here; give a folder or s3://bucket/prefix that holds line images")
     return found
 
@@ -60,9 +80,46 @@ def fingerprint(uri: str) -> str:
     """sha256 over names, sizes and stamps below `uri`: changes when any file there does."""
     # The name of the folder counts: image files take it for their source.
     digest = hashlib.sha256(f"{uri.rstrip('/').rpartition('/')[2]}\n".encode())
-    for file in files(uri):
+    listed = listing(uri)
+    for file in listed.files if listed else files(uri):
         digest.update(f"{file.name}\0{file.size}\0{file.stamp}\n".encode())
+    if listed and listed.beside:
+        digest.update(fingerprint(listed.beside).encode())
     return digest.hexdigest()
+
+
+def put_list(uri: str, listed: Listing) -> str:
+    """Write a list of files to `uri`, whose last name should be the root's: a source may be called so.
+
+    Returns `list+uri`.
+    """
+    entries = [{"name": file.name, "size": file.size, "stamp": file.stamp} for file in listed.files]
+    facts = {"format_version": _LIST_FORMAT, "root": listed.root, "beside": listed.beside, "files": entries}
+    put(uri, json.dumps(facts, indent=1, ensure_ascii=False).encode())
+    return LIST + uri
+
+
+def listing(uri: str) -> Listing | None:
+    """The list that `list+URI` names; None for a URI of another form. Raises ValueError if no list is there."""
+    if not uri.startswith(LIST):
+        return None
+    place = uri.removeprefix(LIST)
+    try:
+        with open_input(place) as file:
+            facts = json.loads(bytes(file.read()))
+        if facts["format_version"] != _LIST_FORMAT:
+            raise KeyError
+        found = [File(f"{facts['root']}/{entry['name']}", **entry) for entry in facts["files"]]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+        raise ValueError(f"{place} is no list of files of format {_LIST_FORMAT}, as `fresh` writes it") from None
+    return Listing(facts["root"], facts["beside"], tuple(found))
+
+
+def clock(uri: str) -> float:
+    """What time it is where a file at `uri` would lie: it is written, and its time read. Seconds since 1970."""
+    put(uri, b"")
+    (marker,) = files(uri)
+    return marker.modified
 
 
 def open_input(uri: str) -> Any:
@@ -226,8 +283,12 @@ def _local_files(root: Path) -> Iterator[File]:
     else:
         raise ValueError(f"{root}: no such file or folder")
     for path in paths:
-        stat = path.stat()
-        yield File(str(path), path.relative_to(root).as_posix(), stat.st_size, str(stat.st_mtime_ns))
+        try:
+            stat = path.stat()
+        except FileNotFoundError:  # another program took it away, or gave it its final name
+            continue
+        name = path.relative_to(root).as_posix()
+        yield File(str(path), name, stat.st_size, str(stat.st_mtime_ns), stat.st_mtime)
 
 
 def _s3_files(uri: str) -> Iterator[File]:
@@ -239,7 +300,8 @@ def _s3_files(uri: str) -> Iterator[File]:
                 key = item["Key"]
                 if key == prefix or key.startswith(base):
                     name = key.removeprefix(base) if key.startswith(base) else key.rpartition("/")[2]
-                    yield File(f"s3://{bucket}/{key}", name, item["Size"], item["ETag"])
+                    modified = item["LastModified"].timestamp()
+                    yield File(f"s3://{bucket}/{key}", name, item["Size"], item["ETag"], modified)
 
 
 @contextmanager

@@ -133,6 +133,16 @@ def record_stage(registry: Registry, stage: str, metrics: dict[str, float], vers
         raise _silent(error) from None
 
 
+def finish(registry: Registry) -> None:
+    """Say that the pipeline's run has come to its end, where no comparison ends it. Raises ValueError if MLflow is away."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        _client().set_terminated(run_id(registry))
+    except MlflowException as error:
+        raise _silent(error) from None
+
+
 def log_progress(registry: Registry, what: str, row: dict[str, float]) -> None:
     """Put one row of a training log on the pipeline's run, by step."""
     from mlflow.entities import Metric

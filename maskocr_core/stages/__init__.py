@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from maskocr_core import artifacts
 from maskocr_core.artifacts import work_folder
@@ -26,6 +27,7 @@ from maskocr_core.config import Config
 from maskocr_core.services import jobs, storage
 
 NAMES = ("ingest", "validate", "fit", "quantize", "pretrain", "finetune", "evaluate", "register")
+BESIDE = ("fresh", "decide")  # of training again alone: what is new, and whether it is enough
 DATA = NAMES[:4]  # versioned by DVC
 Stage = Callable[..., dict[str, float]]
 _PACKAGE = Path(__file__).parent.parent
@@ -39,12 +41,19 @@ def get(name: str) -> Stage:
 
 
 def stage(
-    *, reads: tuple[str, ...], also: Callable[[Config], str] = lambda config: "", reuse: bool = True
+    *,
+    reads: tuple[str, ...],
+    also: Callable[[Config], str] = lambda config: "",
+    reuse: bool = True,
+    places: tuple[str, ...] = (),
+    keeps: tuple[str, ...] = (),
 ) -> Callable[[Stage], Stage]:
     """Make a function a stage.
 
     reads: the config sections it depends on. also: what else, outside its inputs, decides its result (the champion's
-    version, say). reuse: whether an earlier run with the same key stands in for this one.
+    version, say). reuse: whether an earlier run with the same key stands in for this one. places: arguments that name
+    where to look: the name is in the key, not what lies there. keeps: outputs that a pipeline's run keeps in MLflow, for
+    later runs to start from.
     """
 
     def decorate(function: Stage) -> Stage:
@@ -59,7 +68,7 @@ def stage(
             inputs = {name: value for name, value in arguments.items() if name not in outputs}
             for path in outputs.values():
                 artifacts.demand_room(path)
-            key = _key(function.__name__, config, reads, inputs, also(config))
+            key = _key(function.__name__, config, reads, inputs, also(config), places)
             home = work_folder() / function.__name__ / key[:24]
             if jobs.wanted(function.__name__) and not (reuse and _finished(home, outputs)):
                 return _as_a_job(function.__name__, key, config, arguments, outputs)
@@ -84,7 +93,7 @@ def stage(
                 for name, path in outputs.items():
                     artifacts.publish(home / name, path)
                 metrics = artifacts.Artifact(home / next(iter(outputs))).metrics
-            _record(function.__name__, config, metrics, outputs)
+            _record(function.__name__, config, metrics, outputs, keeps)
             return metrics
 
         run.reads = reads
@@ -109,6 +118,49 @@ def _as_a_job(
 def data_version(lines: Path | str) -> str:
     """Version of the lines at a path: what a pipeline tells its tasks, which refuse lines of any other (`data_version=`)."""
     return artifacts.Artifact(Path(lines)).version
+
+
+def said(output: Path | str, name: str, *fields: str) -> tuple[Any, ...]:
+    """What a stage says in a JSON file of its output, field by field: how the tasks of a pipeline hear of it."""
+    facts = artifacts.Artifact(Path(output)).read_json(name)
+    return tuple(facts[field] for field in fields)
+
+
+def model_facts(model_uri: str) -> dict[str, Any]:
+    """What MLflow wrote down of a registered model (`models:/name/version`): `run_id`, `utc_time_created` and more.
+
+    Source: https://mlflow.org/docs/latest/ml/model/#mlmodel-file
+    """
+    import yaml
+
+    from maskocr_core.services import logged
+
+    return yaml.safe_load(logged.read(model_uri, "MLmodel"))
+
+
+def kept(model_uri: str, name: str, into: Path) -> Path | None:
+    """An artifact that the pipeline's run of a registered model kept (`@stage(keeps=…)`), fetched; None if it kept none."""
+    from maskocr_core.services import logged
+
+    try:
+        home = logged.parent(model_facts(model_uri)["run_id"])
+    except Exception as error:  # of MLflow, whose classes only services know: a model outlives a run that was deleted
+        if getattr(error, "error_code", "") != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        home = None
+    if not home:
+        return None
+    for file in logged.files(home, name):
+        artifacts.write_bytes(into / file, logged.read(home, file))
+    return into / name if (into / name / artifacts.MANIFEST).is_file() else None
+
+
+def nothing_to_do(config: Config) -> None:
+    """End the pipeline's run in MLflow, if there is one: no later stage will."""
+    if os.environ.get("MASKOCR_RUN"):
+        from maskocr_core.services import tracking
+
+        tracking.finish(config.registry)
 
 
 def scratch(output: Path) -> Path:
@@ -162,13 +214,20 @@ def _imported(path: Path) -> Iterator[Path]:
             yield from (file for file in (base.with_suffix(".py"), base / "__init__.py") if file.is_file())
 
 
-def _key(name: str, config: Config, reads: tuple[str, ...], inputs: dict[str, Path | str], also: str) -> str:
+def _key(
+    name: str,
+    config: Config,
+    reads: tuple[str, ...],
+    inputs: dict[str, Path | str],
+    also: str,
+    places: tuple[str, ...] = (),
+) -> str:
     parts = [name, config.digest(reads), code_version(name), also]
     types = inspect.get_annotations(inspect.unwrap(get(name)), eval_str=True)
     for argument, value in sorted(inputs.items()):
         if types[argument] is Path:
             parts.append(f"{argument}={_version(argument, artifacts.Artifact(Path(value)))}")
-        elif argument.endswith("_uri") and value:
+        elif argument.endswith("_uri") and value and argument not in places:
             parts.append(f"{argument}={_content(str(value))}")
         elif argument.endswith("_uris"):
             parts.append(f"{argument}={[_content(uri) for uri in storage.listed(str(value))]}")
@@ -229,11 +288,16 @@ def _alone(home: Path, name: str) -> Iterator[None]:
         yield
 
 
-def _record(name: str, config: Config, metrics: dict[str, float], outputs: dict[str, Path]) -> None:
-    """Inside a pipeline run, put the stage's numbers and data versions on that run in MLflow."""
+def _record(
+    name: str, config: Config, metrics: dict[str, float], outputs: dict[str, Path], keeps: tuple[str, ...]
+) -> None:
+    """Inside a pipeline run, put the stage's numbers and data versions on that run in MLflow, and what is to be kept."""
     if os.environ.get("MASKOCR_RUN"):
         from maskocr_core.services import tracking
 
         tracking.record_stage(
             config.registry, name, metrics, {out: artifacts.Artifact(path).version for out, path in outputs.items()}
         )
+        for out in keeps:
+            store = tracking.artifact_store(f"runs:/{tracking.run_id(config.registry)}")
+            store.log_artifacts(str(outputs[out]), out.removesuffix("_out"))

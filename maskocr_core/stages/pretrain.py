@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from maskocr_core.config import Config
 from maskocr_core.stages import scratch, stage
 
+if TYPE_CHECKING:
+    from maskocr_core.training.saw import Saw
+
 
 @stage(reads=("data", "model", "mask", "pretrain"))
-def pretrain(config: Config, *, lines: Path, selection: Path, codebook: Path, encoder_out: Path) -> dict[str, float]:
+def pretrain(
+    config: Config, *, lines: Path, selection: Path, codebook: Path, start_uri: str = "", encoder_out: Path
+) -> dict[str, float]:
     """Pre-train the encoder by masked label prediction (Kišš & Hradiš 2025).
 
     lines: shards as ingest writes them.
     selection: accepted line ids and weights, as fit writes them.
     codebook: centroids (K, F) float32, as quantize writes them.
+    start_uri: encoder of the same shape whose weights training begins with: folder of a pre-trained encoder or of a trained recognizer, or a registered model (models:/name@alias); empty for random weights.
     encoder_out: the weights, their sizes, the training log, pictures of a few lines as the model learns them, and `saw.json`: digests of the documents that it was trained on.
     """
     import json
@@ -26,9 +33,10 @@ def pretrain(config: Config, *, lines: Path, selection: Path, codebook: Path, en
     from maskocr_core.training.distributed import data_parallel
 
     folder = scratch(encoder_out)
+    start, seen = _start(start_uri, config, folder / "start") if start_uri else (None, saw.Saw())
     figures = data_parallel(
         pretraining.train,
-        (config, lines, selection, codebook, folder),
+        (config, lines, selection, codebook, folder, start),
         workers=config.pretrain.workers,
         log=folder / "log.jsonl",
         what="pretrain",
@@ -44,8 +52,39 @@ def pretrain(config: Config, *, lines: Path, selection: Path, codebook: Path, en
     (pictures / "shown.json").unlink()
     if "codebook.png" in Artifact(codebook).names():
         artifacts.write_bytes(pictures / "codebook.png", Artifact(codebook).read_bytes("codebook.png"))
-    saw.of_lines(Artifact(lines), Artifact(selection), ["unlabeled"]).write(encoder_out)
+    (seen | saw.of_lines(Artifact(lines), Artifact(selection), ["unlabeled"])).write(encoder_out)
     kept = (
         "masked_loss", "visible_loss", "masked_accuracy", "probe_cer", "lines_per_second", "resumed_at", "steps"
     )  # fmt: skip
     return {name: figures[name] for name in kept if name in figures} | {"cpu_minutes": figures["cpu_seconds"] / 60}
+
+
+def _start(uri: str, config: Config, folder: Path) -> tuple[Path, Saw]:
+    """The encoder of `uri` as an artifact in `folder`, which workers elsewhere get too, and what it was trained on.
+
+    Raises ValueError, naming `uri`, if there is none or it has another shape than the one to be trained.
+    """
+    import shutil
+
+    from maskocr_core import artifacts
+    from maskocr_core.services import tracking
+    from maskocr_core.training import checkpoint, saw
+
+    encoder = checkpoint.encoder_at(uri, config.data)
+    asked = {"height": config.data.height, **config.model.model_dump()}
+    differing = [
+        f"{name} {found} there, {asked[name]} asked"
+        for name, found in encoder.shape.items()
+        if found != asked[name] and name != "dropout"
+    ]
+    if differing:
+        raise ValueError(
+            f"{uri}: its encoder has another shape ({'; '.join(differing)}): "
+            "set model.* to match, or leave start_uri out"
+        )
+    shutil.rmtree(folder, ignore_errors=True)  # an earlier attempt may have left half of it
+    checkpoint.save_encoder(encoder, config.model, config.data, folder)
+    artifacts.finish(folder, kind="encoder", config={}, metrics={})
+    print(f"pretrain: goes on from the encoder of {uri}", flush=True)
+    home = tracking.recognizer_folder(uri) if uri.startswith("models:/") else Path(uri)
+    return folder, saw.read(home if (home / "encoder.json").is_file() else home.parent)

@@ -7,39 +7,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maskocr_core.config import Config
-from maskocr_core.stages import scratch, stage
+from maskocr_core.stages import kept, scratch, stage
 
 if TYPE_CHECKING:
-    from torch import nn
+    import numpy as np
+    from torch import Tensor, nn
 
     from maskocr_core.model.codebook import Codebook
 
 MAX_BYTES = 1 << 30  # of the features that k-means sees at once, as float32
 
 
-@stage(reads=("data", "codebook"))
+@stage(reads=("data", "codebook", "retrain"), keeps=("codebook_out",))
 def quantize(
-    config: Config, *, lines: Path, selection: Path, encoder_uri: str = "", codebook_out: Path
+    config: Config, *, lines: Path, selection: Path, encoder_uri: str = "", codebook_uri: str = "", codebook_out: Path
 ) -> dict[str, float]:
     """Cluster the steps of accepted lines by k-means: the labels that pre-training predicts.
 
     lines: shards as ingest writes them.
     selection: accepted line ids and weights, as fit writes them.
     encoder_uri: what describes the steps where codebook.features=encoder: folder of a pre-trained encoder or of a trained recognizer, or a registered model (models:/name@alias).
+    codebook_uri: codebook to keep while it suits these lines (retrain.keep_perplexity): its folder, or a registered model whose run kept it (models:/name@alias); empty for a new one.
     codebook_out: centroids (K, F) float32 with the projection that leads to them, and a picture of what each label looks like.
     """
-    import numpy as np
-    import torch
-
     from maskocr_core import artifacts
     from maskocr_core.artifacts import Artifact
     from maskocr_core.data import lines as schema
-    from maskocr_core.model import codebook
-    from maskocr_core.progress import Progress
     from maskocr_core.services import mapping
     from maskocr_core.training import checkpoint, labelling, pictures
 
-    settings, parts = config.codebook, scratch(codebook_out) / "parts"
+    parts = scratch(codebook_out) / "parts"
     inputs = Artifact(lines.absolute()), Artifact(selection.absolute())
     schema.demand_made_for(inputs[1], inputs[0])
     features = labelling.features_of(config, encoder_uri)
@@ -49,34 +46,111 @@ def quantize(
         if schema.count_selected(*inputs, shard)
     }
     sample = labelling.shares(*inputs, list(shards.values()), config, features, MAX_BYTES)
-    progress, done = Progress("quantize", total=2 * len(shards)), []
-
-    def say(name: str, came: dict[str, int]) -> None:
-        done.append(came["lines"])
-        progress.update(len(done), lines=sum(done))
-
     calls = {name: (*inputs, shard, config, sample) for name, shard in shards.items()}
-    mapping.over(labelling.sample, {name: (*call, features) for name, call in calls.items()}, parts / "steps", say=say)
-    book = _clustered([parts / "steps" / name for name in calls], config, features)
-    checkpoint.save_codebook(book, config.data, codebook_out)
-    # Counts of another codebook, of a run that was killed on another kind of processor, are not these.
-    counts = parts / f"sizes-{artifacts.sha256(codebook_out / 'codebook.safetensors')[:16]}"
-    mapping.over(labelling.count, {name: (*call, book) for name, call in calls.items()}, counts, say=say)
-    sizes = sum((np.load(counts / name / "sizes.npy") for name in calls), np.zeros(settings.clusters, np.int64))
-    ink = sum(np.load(counts / name / "ink.npy") for name in calls)
-    portraits = torch.from_numpy(ink / sizes.clip(min=1)[:, None, None]).float()
+    keep, own = False, 0.0
+    if codebook_uri:
+        book, own = _given(codebook_uri, config, scratch(codebook_out))
+        sizes, portraits = _counted(book, calls, config, parts, codebook_out, _Say("quantize: given", len(calls)))
+        keep = _suits(_perplexity(sizes), own, config.retrain.keep_perplexity)
+    if not keep:
+        say = _Say("quantize", 2 * len(calls))
+        mapping.over(
+            labelling.sample, {name: (*call, features) for name, call in calls.items()}, parts / "steps", say=say
+        )
+        book = _clustered([parts / "steps" / name for name in calls], config, features)
+        sizes, portraits = _counted(book, calls, config, parts, codebook_out, say)
     checkpoint.save_codebook(replace(book, portraits=portraits), config.data, codebook_out)
-    perplexity = codebook.perplexity(np.repeat(np.arange(settings.clusters), sizes), settings.clusters)
-    empty = int((sizes == 0).sum())
     artifacts.write_bytes(codebook_out / "codebook.png", pictures.png(pictures.of_codebook(portraits.numpy(), sizes)))
-    progress.done(len(done), perplexity=perplexity, empty_clusters=empty)
+    perplexity, empty = _perplexity(sizes), int((sizes == 0).sum())
+    print(f"quantize: perplexity {perplexity:,.1f}, {empty} of {len(sizes):,} clusters empty", flush=True)
     return {
         "perplexity": perplexity,
+        "own_perplexity": own if keep else perplexity,
+        "kept": float(keep),
         "empty_clusters": float(empty),
         "most_frequent_label_share": float(sizes.max() / sizes.sum()),
         "smallest_cluster_share": float(sizes.min() / sizes.sum()),
         "steps": float(sizes.sum()),
     }
+
+
+class _Say:
+    """Progress over shards, for `mapping.over`; says that it is done with the last."""
+
+    def __init__(self, what: str, total: int):
+        from maskocr_core.progress import Progress
+
+        self.progress, self.total, self.done = Progress(what, total=total), total, []
+
+    def __call__(self, name: str, came: dict[str, int]) -> None:
+        self.done.append(came["lines"])
+        tell = self.progress.done if len(self.done) == self.total else self.progress.update
+        tell(len(self.done), lines=sum(self.done))
+
+
+def _given(uri: str, config: Config, folder: Path) -> tuple[Codebook, float]:
+    """The codebook that `uri` names, and its perplexity on the lines that it was made of.
+
+    Raises ValueError if there is none, or it is another than the configuration asks for.
+    """
+    from maskocr_core.artifacts import Artifact
+    from maskocr_core.services import tracking
+    from maskocr_core.training import checkpoint
+
+    home = kept(tracking.resolved(uri), "codebook", folder / "given") if uri.startswith("models:/") else Path(uri)
+    if home is None:
+        raise ValueError(f"the run of {uri} kept no codebook: leave codebook_uri out, or give a codebook's folder")
+    artifact = Artifact(home)
+    book, kind = (
+        checkpoint.load_codebook(artifact, config.data),
+        artifact.read_json("codebook.json")["features"]["kind"],
+    )
+    asked = config.codebook
+    if (len(book.centroids), kind) != (asked.clusters, asked.features):
+        raise ValueError(
+            f"{uri}: its codebook has {len(book.centroids):,} clusters of {kind}, {asked.clusters:,} of "
+            f"{asked.features} are asked: set codebook.clusters and codebook.features to match, or leave codebook_uri out"
+        )
+    # One that was kept before is still held against the lines that it was made of, or it might be kept for ever.
+    return book, artifact.metrics.get("own_perplexity", artifact.metrics["perplexity"])
+
+
+def _suits(perplexity: float, own: float, least: float) -> bool:
+    keep = perplexity >= least * own
+    print(
+        f"quantize: the given codebook has perplexity {perplexity:,.1f} on these lines, {perplexity / own:.0%} of that "
+        f"on its own, and {'is kept' if keep else 'is not kept'} (retrain.keep_perplexity={least:g})",
+        flush=True,
+    )
+    return keep
+
+
+def _counted(
+    book: Codebook, calls: dict[str, tuple], config: Config, parts: Path, codebook_out: Path, say: _Say
+) -> tuple[np.ndarray, Tensor]:
+    """(K,) int64 how often each label comes in the sampled lines, and (K, H, window) what it looks like there."""
+    import numpy as np
+    import torch
+
+    from maskocr_core import artifacts
+    from maskocr_core.services import mapping
+    from maskocr_core.training import checkpoint, labelling
+
+    checkpoint.save_codebook(replace(book, portraits=None), config.data, codebook_out)
+    # Counts of another codebook, of a run that was killed on another kind of processor, are not these.
+    counts = parts / f"sizes-{artifacts.sha256(codebook_out / 'codebook.safetensors')[:16]}"
+    mapping.over(labelling.count, {name: (*call, book) for name, call in calls.items()}, counts, say=say)
+    sizes = sum((np.load(counts / name / "sizes.npy") for name in calls), np.zeros(len(book.centroids), np.int64))
+    ink = sum(np.load(counts / name / "ink.npy") for name in calls)
+    return sizes, torch.from_numpy(ink / sizes.clip(min=1)[:, None, None]).float()
+
+
+def _perplexity(sizes: np.ndarray) -> float:
+    import numpy as np
+
+    from maskocr_core.model import codebook
+
+    return codebook.perplexity(np.repeat(np.arange(len(sizes)), sizes), len(sizes))
 
 
 def _clustered(parts: list[Path], config: Config, features: nn.Module) -> Codebook:

@@ -20,15 +20,26 @@ from maskocr_core.training.shares import Place
 
 
 def train(
-    rank: int, world: int, config: Config, data: Path, selection: Path, codebook: Path, folder: Path
+    rank: int,
+    world: int,
+    config: Config,
+    data: Path,
+    selection: Path,
+    codebook: Path,
+    folder: Path,
+    start: Path | None = None,
 ) -> dict[str, float]:
     """Train an encoder on the selected unlabelled lines; rank 0 writes it, and its checkpoints and log, below `folder`.
 
-    rank, world: which worker this is, and of how many. Returns the last figures of the loop.
+    rank, world: which worker this is, and of how many. start: an encoder of the same shape to go on from; None: random
+    weights. Returns the last figures of the loop.
     """
     place = Place(rank, world)
     torch.manual_seed(config.pretrain.seed)
-    encoder = checkpoint.new_encoder(config.model, config.data.height)
+    if start:
+        encoder = checkpoint.load_encoder(Artifact(start), config.model, config.data)
+    else:
+        encoder = checkpoint.new_encoder(config.model, config.data.height)
     objective = objectives.MaskedPrediction(
         encoder, checkpoint.load_codebook(Artifact(codebook), config.data), config.mask
     )

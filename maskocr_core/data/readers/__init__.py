@@ -7,7 +7,9 @@ sentence for everything that did not become a row. docs/ingest.md describes the 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +17,27 @@ from maskocr_core.config import Data
 from maskocr_core.data.readers import files, line_images, page_image, pages, parquet, planning
 from maskocr_core.data.readers.outline import Outline, outlined
 from maskocr_core.data.readers.units import Outage, Refused, Unit, Unreadable, share
+from maskocr_core.services import storage
 
 __all__ = ["Outline", "Refused", "Unit", "is_model", "outline", "plan", "read", "split_of"]
 MAX_TABLE = 16 << 30  # of a Parquet file in an archive, which is copied to be read
 
 
+@dataclass(frozen=True)
+class Labelled(Unit):
+    """A unit of which only the labelled lines are read."""
+
+
 def plan(uri: str, data: Data) -> list[Unit]:
     """Everything below `uri` in units of about `data.shard_lines` lines at most, in a fixed order.
 
+    Of a list of files (`list+URI`) those on it, after the labelled lines of what is to be read beside them.
     Raises ValueError if nothing there can be a line, or if the storage does not answer.
     """
     try:
-        return planning.plan(uri, data)
+        listed = storage.listing(uri)
+        beside = planning.plan(listed.beside, data) if listed and listed.beside else []
+        return [_labelled(unit) for unit in beside] + planning.plan(uri, data)
     except (Outage, OSError) as error:
         raise ValueError(f"{uri}: {error}") from None
 
@@ -37,7 +48,9 @@ def read(unit: Unit, data: Data) -> Iterator[dict[str, Any] | Refused]:
     Raises ValueError if the storage does not answer; whatever is wrong with the data is refused.
     """
     try:
-        yield from _table(unit, data) if unit.kind == "parquet" else _items(unit)
+        for row in _table(unit, data) if unit.kind == "parquet" else _items(unit):
+            if not isinstance(unit, Labelled) or isinstance(row, Refused) or _is_labelled(row):
+                yield row
     except (Outage, OSError) as error:
         raise ValueError(str(error)) from None
 
@@ -61,6 +74,16 @@ def split_of(unit_id: str, labelled: bool, data: Data) -> str:
     if place < data.test_share:
         return "test"
     return "val" if place < data.test_share + data.validation_share else "train"
+
+
+def _labelled(unit: Unit) -> Labelled:
+    # A name of its own: the same files may be on the list too, and then they are read whole.
+    name = hashlib.sha256(f"labelled {unit.name}".encode()).hexdigest()[:32]
+    return Labelled(**(vars(unit) | {"name": name}))
+
+
+def _is_labelled(row: dict[str, Any]) -> bool:
+    return row["text"] is not None and row["split"] != "unlabeled"
 
 
 def _table(unit: Unit, data: Data) -> Iterator[dict[str, Any] | Refused]:

@@ -1,0 +1,105 @@
+"""fresh → ingest → validate → fit → decide → [enough] quantize → pretrain → finetune → evaluate → register."""
+
+from kfp import dsl
+
+from maskocr_components.decide import decide
+from maskocr_components.evaluate import evaluate
+from maskocr_components.finetune import finetune
+from maskocr_components.fit import fit
+from maskocr_components.fresh import conclude, fresh
+from maskocr_components.ingest import ingest
+from maskocr_components.pretrain import pretrain
+from maskocr_components.quantize import quantize
+from maskocr_components.register import register
+from maskocr_components.validate import validate
+from maskocr_pipelines.cluster import on_cluster
+
+
+@dsl.pipeline(name="retrain", description="From what is new below a prefix that grows to a challenger of the champion.")
+def retrain(
+    data_uri: str,
+    claims_uri: str,
+    labelled_uri: str,
+    transfer_uri: str = "",
+    protected_uris: str = "",
+    encoder_uri: str = "",
+    costs_uri: str = "",
+    prices_uri: str = "",
+    recipe: str = "small",
+    overrides: list = [],  # noqa: B006
+):
+    """Claim what is new, and where it is enough go on from the champion's codebook and encoder to a challenger.
+
+    Args:
+        data_uri: Where new lines arrive: a folder or s3://bucket/prefix, in the forms that ingest takes.
+        claims_uri: Where it is written down which run took which objects: a folder or s3://bucket/prefix of its own.
+        labelled_uri: Your labelled lines, to fine-tune on and to be judged by, in the forms that ingest takes; of these the unlabelled ones are left out.
+        transfer_uri: Labelled lines of a related domain in the same forms, or a trained recognizer (models:/name@alias); empty for none.
+        protected_uris: Labelled lines that a new model must go on reading, in the same forms, separated by commas; empty for none.
+        encoder_uri: What describes the steps that pre-training predicts, with codebook.features=encoder: a pre-trained encoder or a trained recognizer (folder or models:/name@alias); empty for none.
+        costs_uri: JSON file of what errors cost, by character class and field; empty for the one that comes with maskocr.
+        prices_uri: JSON file of prices of labels and computing, for a verdict on the investment; empty for none.
+        recipe: Named configuration, the champion's: it decides the shape of the encoder that training goes on with.
+        overrides: Changes to the recipe, such as ["retrain.min_lines=5000", "retrain.max_age_days=30"].
+    """
+    knobs = {"recipe": recipe, "overrides": overrides}
+    claimed = fresh(**knobs, data_uri=data_uri, claims_uri=claims_uri, labelled_uri=labelled_uri)
+    claim = on_cluster(claimed, memory="4Gi").outputs["claim_out"]
+    with dsl.If(claimed.outputs["new"] == True, name="something-new"):  # noqa: E712  a channel, compared when the run is there
+        ingested = on_cluster(
+            ingest(
+                **knobs,
+                data_uri=claimed.outputs["data_uri"],
+                transfer_uri=transfer_uri,
+                protected_uris=protected_uris,
+            ),
+            memory="4Gi",
+        )
+        lines = {"lines": ingested.outputs["lines_out"], "data_version": ingested.outputs["data_version"]}
+        validation = on_cluster(validate(**knobs, **lines), memory="4Gi").outputs["validation_out"]
+        selection = on_cluster(fit(**knobs, **lines, validation=validation), memory="4Gi").outputs["selection_out"]
+        decided = on_cluster(decide(**knobs, **lines, selection=selection, claim=claim), memory="4Gi")
+        with dsl.If(decided.outputs["go"] == True, name="enough"):  # noqa: E712
+            quantized = on_cluster(
+                quantize(
+                    **knobs,
+                    **lines,
+                    selection=selection,
+                    encoder_uri=encoder_uri,
+                    codebook_uri=decided.outputs["codebook_uri"],
+                ),
+                memory="8Gi",
+            )
+            pretrained = on_cluster(
+                pretrain(
+                    **knobs,
+                    **lines,
+                    selection=selection,
+                    codebook=quantized.outputs["codebook_out"],
+                    start_uri=decided.outputs["start_uri"],
+                ),
+                memory="16Gi",
+            )
+            encoder = pretrained.outputs["encoder_out"]
+            finetuned = on_cluster(
+                finetune(**knobs, **lines, selection=selection, encoder=encoder, transfer_uri=transfer_uri),
+                memory="16Gi",
+            )
+            recognizers = finetuned.outputs["recognizers_out"]
+            evaluated = on_cluster(
+                evaluate(
+                    **knobs,
+                    **lines,
+                    validation=validation,
+                    selection=selection,
+                    recognizers=recognizers,
+                    costs_uri=costs_uri,
+                    prices_uri=prices_uri,
+                ),
+                memory="8Gi",
+            )
+            evaluation = evaluated.outputs["evaluation_out"]
+            registered = on_cluster(
+                register(**knobs, **lines, recognizers=recognizers, evaluation=evaluation), memory="4Gi"
+            )
+            on_cluster(conclude(claim=claim, registration=registered.outputs["registration_out"]), memory="1Gi")

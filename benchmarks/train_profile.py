@@ -125,7 +125,7 @@ class Stopwatch:
     def _enter(self, part: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         """The way forward begins at what a part is given; the way back ends where its gradient is known."""
         for given in inputs:
-            if given.requires_grad:
+            if isinstance(given, Tensor) and given.requires_grad:
                 given.register_hook(lambda _: self.end(part))
         self._steps[part] = inputs[0].shape[1]
         self.begin(part)

@@ -239,12 +239,16 @@ def _move(registry: Registry, entry: Entry) -> Entry:
 
     def unless_another_won(entries: Sequence[Entry]) -> Entry:
         last = ledger.last_move(entries, entry.model)
-        if last and last.version != entry.replaces:
+        if not last or last.version == entry.replaces:
+            if (alias := tracking.version_of(registry, CHAMPION)) == entry.replaces:
+                return entry
+            # The entry of whoever moved it may have come after `entries` were read.
+            last = ledger.last_move(ledger.read(ledger.place()).entries, entry.model)
+            if not last or last.version != alias:
+                last = Entry("seen", entry.model, alias, UNKNOWN)
+        who = "in MLflow itself"
+        if last.kind != "seen":
             who = f"by {last.who}, {last.when}" + (f': "{last.reason}"' if last.reason else "")
-        elif (alias := tracking.version_of(registry, CHAMPION)) != entry.replaces:
-            last, who = Entry("seen", entry.model, alias, UNKNOWN), "in MLflow itself"
-        else:
-            return entry
         raise ValueError(
             f"version {entry.version} was not made champion: "
             + (f"version {last.version} was" if last.version else "the alias was taken away")

@@ -72,7 +72,7 @@ import sys
 from kfp import local
 from maskocr_components.ingest import ingest
 local.init(local.SubprocessRunner(use_venv=False), pipeline_root=sys.argv[2])
-ingest(recipe="smoke", overrides=["data.shard_lines=8"], data_uri=sys.argv[1], transfer_uri="")
+ingest(recipe="smoke", overrides=["data.shard_lines=8"], data_uri=sys.argv[1], transfer_uri="", protected_uris="")
 """
 
 

@@ -156,7 +156,7 @@ def test_the_pilot_prints_the_table_of_its_own_report_and_leaves_the_checkout_cl
     summary = outputs(tmp_path / "a folder", "*/evaluation_out")[0].read_json("summary.json")
     assert comparison.table(summary) in done.stdout
     chosen = [row for row in summary["examples"] if row["start_name"] == summary["candidate"]]
-    assert len(chosen) == 3 and all(f"written  {row['reference']}" in done.stdout for row in chosen)
+    assert len(chosen) == 4 and all(f"written  {row['reference']}" in done.stdout for row in chosen)
     for told in ("Verdict: first", "report.html", "maskocr ui", "dvc pull brings it back", "noise reject"):
         assert told in done.stdout
     after = subprocess.run(

@@ -124,7 +124,7 @@ class Block(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
-    def forward(self, x_BLD: Tensor, attend: Tensor, turn: Turn | None) -> Tensor:
+    def forward(self, x_BLD: Tensor, attend: Tensor, turn: Turn | None = None) -> Tensor:
         B, L, D = x_BLD.shape
         qkv = self.qkv(self.norm_attention(x_BLD)).view(B, L, 3, self.heads, D // self.heads)
         # Turned before heads and steps change places: attention's output then lies in memory as the next layer reads it.

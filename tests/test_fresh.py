@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import io
 import json
 import os
 import threading
@@ -312,9 +311,17 @@ class Store:
             return sorted(self.objects.values(), key=lambda file: file.name)
         return [File(place, place.rpartition("/")[2], 1, "") for place in sorted(self.written)]
 
-    def open_input(self, uri: str) -> io.BytesIO:
+    def content(self, uri: str) -> bytes:
         self.step()
-        return io.BytesIO(self.written[uri])
+        return self.written[uri]
+
+    def create(self, uri: str, content: bytes) -> bool:
+        while (found := self.written.get(uri)) in (None, content):
+            self.step()
+            if self.written.get(uri) == found:
+                self.written[uri] = content
+                return True
+        return False
 
     def replace(self, uri: str, change) -> None:
         while True:

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from servers import DEAD_ENDPOINT, lead
 
-from maskocr_core.services import ledger
+from maskocr_core.services import ledger, storage
 from maskocr_core.services.ledger import Entry
 
 
@@ -86,7 +86,7 @@ def test_an_entry_written_anew_with_its_own_digest_is_named(whole, tmp_path, num
     real = ledger.read(str(place)).entries[number - 1]
     (place / f"{number:08}.json").unlink()
     forged = dataclasses.replace(real, reason="because I say so")
-    assert ledger._create(str(place / f"{number:08}.json"), ledger._encoded(dataclasses.asdict(forged)))
+    assert storage.create(str(place / f"{number:08}.json"), ledger._encoded(dataclasses.asdict(forged)))
     assert f"{number:08}.json was exchanged" in fault_of(place)
     assert len(ledger.read(str(place)).entries) == number - 1
 
@@ -196,8 +196,8 @@ def test_an_entry_in_s3_that_was_changed_or_removed_is_named(at_s3):
 def test_a_number_that_is_taken_in_s3_is_not_overwritten(at_s3):
     uri = f"{written('s3://lines-bucket/taken', 1)}/00000001.json"
     content = at_s3.client().get_object(Bucket="lines-bucket", Key="taken/00000001.json")["Body"].read()
-    assert not ledger._create(uri, b"another")
-    assert ledger._create(uri, content), "its own content, sent again since the answer was lost, is no other writer's"
+    assert not storage.create(uri, b"another")
+    assert storage.create(uri, content), "its own content, sent again since the answer was lost, is no other writer's"
     assert len(ledger.read("s3://lines-bucket/taken").demand_whole().entries) == 1
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from maskocr_core import promotion
 from maskocr_core.config import Registry
-from maskocr_core.services import ledger, tracking
+from maskocr_core.services import ledger, storage, tracking
 from maskocr_core.services.ledger import Entry
 
 DIGEST = "5" * 64
@@ -331,7 +331,7 @@ def test_a_promotion_cut_off_after_its_entry_is_finished_by_the_next_command(can
 def test_a_promotion_cut_off_before_its_entry_never_was(candidate, monkeypatch):
     version = candidate()
     with monkeypatch.context() as patch:
-        patch.setattr(ledger, "_create", killed)
+        patch.setattr(storage, "create", killed)
         with pytest.raises(Killed):
             promotion.promote(REGISTRY, version, "good")
     assert promotion.audit(REGISTRY).clean and champion() is None and len(entries()) == 1
@@ -487,7 +487,7 @@ def test_a_last_entry_written_anew_is_noticed(candidate):
     entry = promotion.promote(REGISTRY, candidate("hold"), "I know better", override=True)
     path = Path(ledger.place()) / "00000002.json"
     path.unlink()
-    assert ledger._create(str(path), ledger._encoded(dataclasses.asdict(dataclasses.replace(entry, override=False))))
+    assert storage.create(str(path), ledger._encoded(dataclasses.asdict(dataclasses.replace(entry, override=False))))
     assert ledger.read(ledger.place()).fault is None, "the chain alone cannot know"
     assert "holds another one" in promotion.audit(REGISTRY).fault
 

@@ -139,7 +139,7 @@ def renew(claims_uri: str, claim: Claim) -> Claim:
 def read(claims_uri: str) -> list[Claim]:
     """All claims at a place, by number; none where nothing is. Raises ValueError for a file that holds no claim."""
     found = storage.files(claims_uri, some=False)
-    return [_parsed(_content(file.uri), file.uri) for file in found if _NAME.fullmatch(file.name)]
+    return [_parsed(storage.content(file.uri), file.uri) for file in found if _NAME.fullmatch(file.name)]
 
 
 def record(claim: Claim) -> dict[str, Any]:
@@ -203,15 +203,8 @@ def _made(claims_uri: str, empty: Claim, groups: list[tuple[File, ...]], kept: s
         again=tuple(file for file in every if (file.name, file.stamp) in kept),
         together=tuple(tuple(file.name for file in group) for group in groups if len(group) > 1),
     )
-    content = _encoded(claim)
-
-    def only_where_there_is_none(found: bytes | None) -> bytes:
-        # A PUT whose answer was lost is sent again by the client: what it then finds is its own.
-        if found not in (None, content):
-            raise _Lost
-        return content
-
-    storage.replace(_place(claims_uri, claim.number), only_where_there_is_none)
+    if not storage.create(_place(claims_uri, claim.number), _encoded(claim)):
+        raise _Lost
     return claim
 
 
@@ -273,11 +266,6 @@ def _image_named_by(entry: Entry) -> str:
         return ""
     except Outage as error:
         raise ValueError(str(error)) from None
-
-
-def _content(uri: str) -> bytes:
-    with storage.open_input(uri) as file:
-        return bytes(file.read())
 
 
 def _place(claims_uri: str, number: int) -> str:

@@ -160,7 +160,7 @@ def append(place: str, write: Callable[[tuple[Entry, ...]], Entry | None]) -> En
             return None
         number = len(book.entries) + 1
         entry = dataclasses.replace(entry, number=number, previous=book.digests[-1] if number > 1 else "")
-        if _create(f"{place}/{_name(number)}", _encoded(dataclasses.asdict(entry))):
+        if storage.create(f"{place}/{_name(number)}", _encoded(dataclasses.asdict(entry))):
             return entry
     raise ValueError(f"{place}: other writers were faster {ATTEMPTS} times: try again")
 
@@ -207,26 +207,6 @@ def unconfirmed(entries: Sequence[Entry], model: str) -> list[Entry]:
     return [e for e in entries if e.model == model and e.kind == "seen" and e.number not in confirmed]
 
 
-class _Taken(Exception):
-    """Another writer has made that entry."""
-
-
-def _create(uri: str, content: bytes) -> bool:
-    """Write a file where there is none; False if there is one."""
-
-    def only_where_there_is_none(found: bytes | None) -> bytes:
-        # A PUT whose answer was lost is sent again by the client: what it then finds is its own.
-        if found not in (None, content):
-            raise _Taken
-        return content
-
-    try:
-        storage.replace(uri, only_where_there_is_none)
-    except _Taken:
-        return False
-    return True
-
-
 def _files(place: str) -> list[storage.File]:
     """The JSON files at a place, by name."""
     here = storage.holds(place) if storage.is_remote(place) else any(Path(place).glob("*.json"))
@@ -240,8 +220,7 @@ def _content(file: storage.File) -> bytes:
 
 @lru_cache(maxsize=4096)
 def _object(uri: str, stamp: str) -> bytes:
-    with storage.open_input(uri) as file:
-        return bytes(file.read())
+    return storage.content(uri)
 
 
 def _name(number: int) -> str:

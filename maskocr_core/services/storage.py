@@ -105,8 +105,7 @@ def listing(uri: str) -> Listing | None:
         return None
     place = uri.removeprefix(LIST)
     try:
-        with open_input(place) as file:
-            facts = json.loads(bytes(file.read()))
+        facts = json.loads(content(place))
         if facts["format_version"] != _LIST_FORMAT:
             raise KeyError
         found = [File(f"{facts['root']}/{entry['name']}", **entry) for entry in facts["files"]]
@@ -133,6 +132,12 @@ def open_input(uri: str) -> Any:
         return _file_system().open_input_file(uri.removeprefix("s3://")) if is_remote(uri) else pa.OSFile(uri)
     except OSError as error:
         raise ValueError(f"{uri}: cannot be opened ({error}); {_MEND if is_remote(uri) else 'bring it back'}") from None
+
+
+def content(uri: str) -> bytes:
+    """A whole small file. Raises ValueError if it cannot be opened."""
+    with open_input(uri) as file:
+        return bytes(file.read())
 
 
 def fetched(uri: str, folder: Path, most: int = 1 << 20) -> Path:
@@ -210,6 +215,26 @@ def replace(uri: str, change: Callable[[bytes | None], bytes]) -> None:
                 if error.response["Error"]["Code"] not in ("PreconditionFailed", "ConditionalRequestConflict"):
                     raise
     raise ValueError(f"{uri}: other writers were faster twenty times: try again")
+
+
+def create(uri: str, content: bytes) -> bool:
+    """Write a small file where there is none; False if another writer made it. Of two at once, one gets it."""
+
+    def only_where_there_is_none(found: bytes | None) -> bytes:
+        # A PUT whose answer was lost is sent again by the client: what it then finds is its own.
+        if found not in (None, content):
+            raise _Taken
+        return content
+
+    try:
+        replace(uri, only_where_there_is_none)
+    except _Taken:
+        return False
+    return True
+
+
+class _Taken(Exception):
+    """Another writer was faster."""
 
 
 def erase(uri: str) -> None:

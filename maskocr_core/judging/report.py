@@ -63,12 +63,13 @@ def render(summary: dict[str, Any], out: Path) -> None:
     """
     out.mkdir(parents=True, exist_ok=True)
     figure = _figure(summary["starts"])
+    several_budgets = len({row["budget"] for row in summary.get("efficiency", ())}) > 1
     page = (
         _environment()
         .get_template("report.html.j2")
         .render(
             dict.fromkeys(_PARTS, ()) | summary,
-            labels_plot=base64.b64encode(_image(_labels_figure(summary), "svg")).decode(),
+            labels_plot=base64.b64encode(_image(_labels_figure(summary), "svg")).decode() if several_budgets else "",
             plots=base64.b64encode(_image(figure, "svg")).decode(),
             examples=_by_line(summary.get("examples", ())),
             few_documents=FEW_DOCUMENTS,

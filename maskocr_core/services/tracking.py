@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -63,19 +64,36 @@ def artifact_store(uri: str) -> Any:
 
 def check() -> str:
     """Say where tracking goes; raises ValueError with the mend if it does not answer."""
-    from mlflow.exceptions import MlflowException
-
-    try:
+    with _answering():
         _client().search_experiments(max_results=1)
-    except MlflowException as error:
-        raise _silent(error) from None
     return uri()
 
 
-def _silent(error: Exception) -> ValueError:
-    """The sentence for a server that is away or refuses, with the mend."""
-    reason = str(error).splitlines()[0][:200]
-    return ValueError(f"MLflow at {uri()} does not answer ({reason}); start it, or set MLFLOW_TRACKING_URI")
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Make one sentence with the mend, a ValueError, of what MLflow raises where it is away or refuses."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        reason = str(error).splitlines()[0][:200]
+        raise ValueError(
+            f"MLflow at {uri()} does not answer ({reason}); start it, or set MLFLOW_TRACKING_URI"
+        ) from None
+
+
+@contextmanager
+def _or_absent() -> Iterator[None]:
+    """`_answering`, but what is not there is passed over: the block ends early."""
+    from mlflow.exceptions import MlflowException
+
+    with _answering():
+        try:
+            yield
+        except MlflowException as error:
+            if error.error_code not in _ABSENT:
+                raise
 
 
 def run_id(registry: Registry) -> str:
@@ -120,27 +138,19 @@ def record_stage(registry: Registry, stage: str, metrics: dict[str, float], vers
 
     Raises ValueError with the mend if MLflow does not answer.
     """
-    from mlflow.exceptions import MlflowException
-
     client = _client()
-    try:
+    with _answering():
         run = run_id(registry)
         for name, value in metrics.items():
             client.log_metric(run, f"{stage}.{name}", value)
         for output, version in versions.items():
             client.set_tag(run, f"version.{output.removesuffix('_out')}", version)
-    except MlflowException as error:
-        raise _silent(error) from None
 
 
 def finish(registry: Registry) -> None:
     """Say that the pipeline's run has come to its end, where no comparison ends it. Raises ValueError if MLflow is away."""
-    from mlflow.exceptions import MlflowException
-
-    try:
+    with _answering():
         _client().set_terminated(run_id(registry))
-    except MlflowException as error:
-        raise _silent(error) from None
 
 
 def log_progress(registry: Registry, what: str, row: dict[str, float]) -> None:
@@ -215,13 +225,9 @@ def _log_run(registry: Registry, parent: str, run: dict[str, Any]) -> None:
 
 def uses_of(registry: Registry, test_version: str) -> int:
     """How many pipeline runs were judged on these test lines: each may have moved somebody's choice."""
-    from mlflow.exceptions import MlflowException
-
     found = f"tags.test_version = '{test_version}' and tags.`maskocr.kind` = 'pipeline'"
-    try:
+    with _answering():
         return len(_client().search_runs([_experiment(registry.experiment)], found, max_results=1000))
-    except MlflowException as error:
-        raise _silent(error) from None
 
 
 def _start_run(registry: Registry, parent: str, row: dict[str, Any], data_version: str) -> str:
@@ -292,59 +298,34 @@ def describe_version(
 
 def version_of(registry: Registry, alias: str) -> str | None:
     """The version that an alias of the registered model points to, or None."""
-    from mlflow.exceptions import MlflowException
-
-    try:
+    with _or_absent():
         return str(_client().get_model_version_by_alias(registry.model, alias).version)
-    except MlflowException as error:
-        if error.error_code in _ABSENT:
-            return None
-        raise _silent(error) from None
+    return None
 
 
 def version_tags(registry: Registry, version: str) -> dict[str, str] | None:
     """Tags of a version of the registered model; None if there is no such version, or it was deleted."""
-    from mlflow.exceptions import MlflowException
-
-    try:
+    with _or_absent():
         return dict(_client().get_model_version(registry.model, version).tags)
-    except MlflowException as error:
-        if error.error_code in _ABSENT:
-            return None
-        raise _silent(error) from None
+    return None
 
 
 def model_tags(registry: Registry) -> dict[str, str]:
     """Tags of the registered model as a whole; none where there is no such model."""
-    from mlflow.exceptions import MlflowException
-
-    try:
+    with _or_absent():
         return dict(_client().get_registered_model(registry.model).tags)
-    except MlflowException as error:
-        if error.error_code in _ABSENT:
-            return {}
-        raise _silent(error) from None
+    return {}
 
 
 def tag_model(registry: Registry, name: str, value: str) -> None:
     """Tag the registered model as a whole; where there is none (any more), there is nothing to tag."""
-    from mlflow.exceptions import MlflowException
-
-    try:
+    with _or_absent():
         _client().set_registered_model_tag(registry.model, name, value)
-    except MlflowException as error:
-        if error.error_code not in _ABSENT:
-            raise _silent(error) from None
 
 
 def move_alias(registry: Registry, alias: str, version: str) -> None:
     """Let an alias of the registered model point to a version, whatever it pointed to: MLflow compares nothing."""
     _client().set_registered_model_alias(registry.model, alias, version)
-
-
-def champion_folder(registry: Registry) -> Path | None:
-    """The champion's recogniser as a local folder, None where there is no champion."""
-    return recognizer_folder(f"models:/{registry.model}@champion") if version_of(registry, "champion") else None
 
 
 def resolved(model_uri: str) -> str:

@@ -44,10 +44,10 @@ def evaluate(
     from maskocr_core.training import judged, reading
 
     folder = Artifact(recognizers).local(scratch(evaluation_out) / "recognizers")
-    champion, version = tracking.champion_folder(config.registry), tracking.version_of(config.registry, "champion")
+    version = tracking.version_of(config.registry, "champion")
+    champion = tracking.recognizer_folder(f"models:/{config.registry.model}/{version}") if version else None
     inputs = judged.Inputs(Artifact(lines), Artifact(validation), Artifact(selection), folder, champion, version)
     source = inputs.of_split("test", config.data)
-    uses = tracking.uses_of(config.registry, judged.version_of(source)) + 1
     runs = Artifact(recognizers).read_json("runs.json")
     priced = scratch(evaluation_out) / "priced"
     costs = weights.load(storage.fetched(costs_uri, priced) if costs_uri else None)
@@ -55,6 +55,7 @@ def evaluate(
     readings = reading.read_starts(folder, runs["runs"], source)
     against = [judged.read_champion(champion, source)] if champion else []
     summary, plots = _summary(config, inputs, runs, source, readings, against, costs, money)
+    uses = tracking.uses_of(config.registry, summary["test_version"]) + 1
     summary |= {"test_uses": uses, "notes": summary["notes"] + judged.worn(uses, config.gate.test_uses)}
     artifacts.write_json(evaluation_out / "summary.json", summary)
     schema.write(reading.predictions(source, readings + against), evaluation_out / "predictions.parquet")

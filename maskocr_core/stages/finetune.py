@@ -24,10 +24,13 @@ def finetune(
     from maskocr_core.artifacts import Artifact
     from maskocr_core.data import batches, readers
     from maskocr_core.data import lines as schema
-    from maskocr_core.training import calibrating, reading, saw, sweep
+    from maskocr_core.training import calibrating, checkpoint, finetuning, reading, saw, sweep
 
     code = code_version("finetune")
     home = work_folder() / "runs"
+
+    def place(run: finetuning.Run) -> Path:
+        return home / run.key(config, Artifact(lines), Artifact(selection), code)
 
     def carry_out(runs: list) -> list[dict]:
         return sweep.carry_out(runs, config, lines, selection, home, code)
@@ -41,12 +44,9 @@ def finetune(
     starts = sweep.possible_starts(config.sweep.starts, has_transfer_lines, given)
     bases = sweep.transfer_runs(starts, config, encoder) if has_transfer_lines else []
     based = carry_out(bases)
-    recognizers = {
-        run.name.removesuffix(" base"): home / run.key(config, Artifact(lines), Artifact(selection), code) / "all"
-        for run in bases
-    }
+    recognizers = {run.name.removesuffix(" base"): place(run) / "all" for run in bases}
     if given and "transfer" in starts:
-        recognizers["transfer"] = sweep.given_recognizer(transfer_uri)
+        recognizers["transfer"] = checkpoint.folder_at(transfer_uri)
     seen = {"target": saw.of_lines(Artifact(lines), Artifact(selection), sweep.TARGET), "encoder": saw.read(encoder)}
     seen["transfer"] = (
         saw.read(recognizers["transfer"].parent)
@@ -58,11 +58,11 @@ def finetune(
     best = sweep.choose(runs, results)
     for run in best:
         kept = recognizers_out / sweep.folder_of(run, runs)
-        sweep.collect(home / run.key(config, Artifact(lines), Artifact(selection), code), kept)
+        sweep.collect(place(run), kept)
         sweep.seen(run.name, seen).write(kept)
     for run in bases:
         kept = recognizers_out / run.name.replace(" ", "-")
-        sweep.collect(home / run.key(config, Artifact(lines), Artifact(selection), code), kept, ("all",))
+        sweep.collect(place(run), kept, ("all",))
         sweep.seen_before(run.name.removesuffix(" base"), seen).write(kept)
     reading.keep_pictures(Artifact(encoder), recognizers_out)
     made = sweep.summary(runs, results, best, based, Artifact(encoder))
@@ -76,7 +76,7 @@ def finetune(
     return {
         f"{run.name}_validation_cer": results[runs.index(run)]["validation_cer"]["all"]
         for run in best
-        if run.seed == config.sweep.seeds[0] and sweep.folder_of(run, runs) == f"{run.name}-{run.seed}"
+        if run.seed == config.sweep.seeds[0] and sweep.has_all_labels(run, runs)
     } | {
         "cpu_minutes": sum(result["cpu_seconds"] for result in results) / 60,
         "resumed_at": max(result["resumed_at"] for result in results),

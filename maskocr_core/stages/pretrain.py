@@ -67,24 +67,16 @@ def _start(uri: str, config: Config, folder: Path) -> tuple[Path, Saw]:
     import shutil
 
     from maskocr_core import artifacts
-    from maskocr_core.services import tracking
     from maskocr_core.training import checkpoint, saw
 
-    encoder = checkpoint.encoder_at(uri, config.data)
-    asked = {"height": config.data.height, **config.model.model_dump()}
-    differing = [
-        f"{name} {found} there, {asked[name]} asked"
-        for name, found in encoder.shape.items()
-        if found != asked[name] and name != "dropout"
-    ]
-    if differing:
+    home = checkpoint.folder_at(uri)
+    encoder = checkpoint.encoder_in(home, uri, config.data)
+    if differing := checkpoint.differences(encoder.shape, config.model, config.data, "there"):
         raise ValueError(
-            f"{uri}: its encoder has another shape ({'; '.join(differing)}): "
-            "set model.* to match, or leave start_uri out"
+            f"{uri}: its encoder has another shape ({differing}): set model.* to match, or leave start_uri out"
         )
     shutil.rmtree(folder, ignore_errors=True)  # an earlier attempt may have left half of it
     checkpoint.save_encoder(encoder, config.model, config.data, folder)
     artifacts.finish(folder, kind="encoder", config={}, metrics={})
     print(f"pretrain: goes on from the encoder of {uri}", flush=True)
-    home = tracking.recognizer_folder(uri) if uri.startswith("models:/") else Path(uri)
     return folder, saw.read(home if (home / "encoder.json").is_file() else home.parent)

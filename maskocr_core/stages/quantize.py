@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 MAX_BYTES = 1 << 30  # of the features that k-means sees at once, as float32
 
 
-@stage(reads=("data", "codebook", "retrain"), keeps=("codebook_out",))
+def _share_to_keep(config: Config) -> str:
+    return (
+        f"{config.retrain.keep_perplexity}"  # of that section nothing else: a rule on new lines makes no new codebook
+    )
+
+
+@stage(reads=("data", "codebook"), also=_share_to_keep, keeps=("codebook_out",))
 def quantize(
     config: Config, *, lines: Path, selection: Path, encoder_uri: str = "", codebook_uri: str = "", codebook_out: Path
 ) -> dict[str, float]:

@@ -45,7 +45,10 @@ def readings(recognizer: Recognizer, facts: dict[str, Any], lines: Lines, what: 
     geometry = lines.data.model_copy(update={name: facts[name] for name in checkpoint.PREPARED})
     if geometry != lines.data:
         lines = lines.with_geometry(geometry)
-    return finetuning.read(recognizer, lines, Progress(what, total=len(lines)).update)
+    progress = Progress(what, total=len(lines))
+    read = finetuning.read(recognizer, lines, progress.update)
+    progress.done(len(lines))  # or its bar would stay under way
+    return read
 
 
 def load(folder: Path, weights: str) -> Calibration | None:

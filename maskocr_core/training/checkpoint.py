@@ -81,20 +81,32 @@ def load_encoder(artifact: artifacts.Artifact, model: Model, data: Data) -> Enco
     """
     facts = _known(artifact.read_json("encoder.json"), artifact.folder / "encoder.json")
     demand_prepared(facts, data, f"{artifact.folder}: the encoder was pre-trained on", "run pretrain again")
-    asked = {"height": data.height, **model.model_dump(mode="json")}
-    found = {"height": facts["height"], **facts["model"]}
-    differing = [
-        f"{name} {found[name]} here, {asked[name]} asked"
-        for name in asked
-        if found.get(name) != asked[name] and name != "dropout"
-    ]
-    if differing:
+    if differing := differences({"height": facts["height"], **facts["model"]}, model, data, "here"):
         raise ValueError(
-            f"{artifact.folder}: the encoder has another shape ({'; '.join(differing)}): run pretrain again, or set model.* and data.height to match"
+            f"{artifact.folder}: the encoder has another shape ({differing}): run pretrain again, or set model.* and data.height to match"
         )
     encoder = new_encoder(model, data.height)
     transplant(encoder, load(artifact.read_bytes("encoder.safetensors")), str(artifact.folder))
     return encoder
+
+
+def differences(found: dict[str, Any], model: Model, data: Data, where: str) -> str:
+    """What of an encoder's shape is another than asked for, `where` it was found; empty if nothing is. Dropout is no shape."""
+    asked = {"height": data.height, **model.model_dump(mode="json")}
+    return "; ".join(
+        f"{name} {found.get(name)} {where}, {value} asked"
+        for name, value in asked.items()
+        if found.get(name) != value and name != "dropout"
+    )
+
+
+def folder_at(uri: str) -> Path:
+    """The folder of weights that a URI names: itself, or that of a registered model's recogniser (`models:/…`), fetched."""
+    if not uri.startswith("models:/"):
+        return Path(uri)
+    from maskocr_core.services import tracking
+
+    return tracking.recognizer_folder(uri)
 
 
 def encoder_at(uri: str, data: Data) -> Encoder:
@@ -102,12 +114,11 @@ def encoder_at(uri: str, data: Data) -> Encoder:
 
     Raises ValueError if there is none, or it saw lines of another height, or prepared otherwise.
     """
-    if uri.startswith("models:/"):
-        from maskocr_core.services import tracking
+    return encoder_in(folder_at(uri), uri, data)
 
-        folder = tracking.recognizer_folder(uri)
-    else:
-        folder = Path(uri)
+
+def encoder_in(folder: Path, uri: str, data: Data) -> Encoder:
+    """`encoder_at`, where the folder that `uri` names is known already."""
     if (folder / "encoder.json").is_file():
         artifact = artifacts.Artifact(folder)
         model = Model(**_sized(artifact.read_json("encoder.json")["model"]))

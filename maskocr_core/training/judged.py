@@ -156,7 +156,10 @@ def data_checks(
 
 @dataclass(frozen=True)
 class Trust:
-    """What the candidate's calibrated confidence is worth on the test lines: for the summary, for the gate, as a picture."""
+    """What the candidate's calibrated confidence is worth on the test lines: for the summary, for the gate, as a picture.
+
+    plot: empty where it is not usable.
+    """
 
     said: dict[str, Any]
     check: gate.Comparison
@@ -168,7 +171,7 @@ def confidence(
 ) -> Trust:
     """Assess the candidate's confidence, and what a line costs where unsure ones go to a person."""
     folder = inputs.recognizers / f"{candidate.start}-{seed}" / "all"
-    _, facts = checkpoint.load_recognizer(folder)
+    recognizer, facts = checkpoint.load_recognizer(folder)
     fitted = calibrating.load(folder, facts["sha256"])
     settings = (config.gate.confidence, config.gate.min_documents)
     probabilities = _calibrated(fitted, candidate.confidences[0])
@@ -191,7 +194,7 @@ def confidence(
     if usable:
         # The cheapest threshold is chosen where the calibration was fitted, and judged here.
         validation = inputs.of_split("val", config.data)
-        texts, raw = reading.read_with(folder, validation, "validation lines")
+        texts, raw = calibrating.readings(recognizer, facts, validation, "evaluate validation lines")
         costs = cost.line_costs(validation.texts, texts, weights)
         threshold = cost.cost_by_threshold(_calibrated(fitted, raw), costs, weights).best.threshold
         costs = cost.line_costs(source.texts, candidate.by_mark["all"][0], weights)
@@ -202,7 +205,8 @@ def confidence(
             "cost": finite(asdict(cost.expected_cost(reviewed, source.documents, *settings))),
             "unit": weights.unit,
         }
-    return Trust(said, gate.calibration(usable, ece, config.gate.ece, reason), calibration.plot(assessed))
+    plot = calibration.plot(assessed) if usable else b""
+    return Trust(said, gate.calibration(usable, ece, config.gate.ece, reason), plot)
 
 
 def _calibrated(fitted: calibration.Calibration | None, raw: list[float]) -> np.ndarray:

@@ -69,15 +69,6 @@ def runs(starts: list[str], config: Config, encoder: Path, recognizers: dict[str
     ]
 
 
-def given_recognizer(transfer_uri: str) -> Path:
-    """The folder of the recogniser that `transfer_uri` names: a folder, or a registered model."""
-    if not transfer_uri.startswith("models:/"):
-        return Path(transfer_uri)
-    from maskocr_core.services import tracking
-
-    return tracking.recognizer_folder(transfer_uri)
-
-
 def carry_out(grid: list[Run], config: Config, lines: Path, selection: Path, home: Path, code: str) -> list[dict]:
     """Results of all runs, each in `home/<its key>`: those made before are taken from there, killed ones go on."""
     keys = [run.key(config, Artifact(lines), Artifact(selection), code) for run in grid]
@@ -117,10 +108,14 @@ def choose(grid: list[Run], results: list[dict]) -> list[Run]:
     return chosen
 
 
+def has_all_labels(run: Run, grid: list[Run]) -> bool:
+    """Whether a run has the largest budget of its start: such runs stand for it."""
+    return run.budget == max(other.budget for other in grid if other.name == run.name)
+
+
 def folder_of(run: Run, grid: list[Run]) -> str:
     """Where a chosen run's recognisers are kept: `<start>-<seed>`, and `<start>-<seed>-<budget>` for smaller budgets."""
-    largest = max(other.budget for other in grid if other.name == run.name)
-    return f"{run.name}-{run.seed}" + ("" if run.budget == largest else f"-{run.budget}")
+    return f"{run.name}-{run.seed}" + ("" if has_all_labels(run, grid) else f"-{run.budget}")
 
 
 def seen(start: str, by_part: dict[str, Saw]) -> Saw:
@@ -146,8 +141,15 @@ def summary(grid: list[Run], results: list[dict], best: list[Run], transfer: lis
     `kept`: the folder of a run that is the best of its start, budget and seed. `chosen`: it stands for its start, as one
     of the largest budget.
     """
-    rows = []
-    for run, result in zip(grid, results):
-        kept = folder_of(run, grid) if run in best else None
-        rows.append(result | {"kept": kept, "chosen": kept == f"{run.name}-{run.seed}"})
-    return {"runs": rows, "transfer": transfer, "pretrain_cpu_minutes": encoder.metrics["cpu_minutes"]}
+    return {
+        "runs": [
+            result
+            | {
+                "kept": folder_of(run, grid) if run in best else None,
+                "chosen": run in best and has_all_labels(run, grid),
+            }
+            for run, result in zip(grid, results)
+        ],
+        "transfer": transfer,
+        "pretrain_cpu_minutes": encoder.metrics["cpu_minutes"],
+    }

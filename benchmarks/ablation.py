@@ -147,7 +147,7 @@ def table(result: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for row in result["runs"]:
-        cells = [row["title"], *(_cer(row["cer"][mark]) for mark in MARKS)]
+        cells = [row["title"], *(results.percent(row["cer"][mark]) for mark in MARKS)]
         if "pretrain" in row:
             guessed = row["pretrain"].get("masked_accuracy")
             cells += [
@@ -166,10 +166,6 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _cer(values: list[float]) -> str:
-    return f"{100 * sum(values) / len(values):.1f} % [{100 * min(values):.1f}, {100 * max(values):.1f}]"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("arms", nargs="*", default=list(ARMS), help=f"of {', '.join(ARMS)}; all by default")
@@ -182,7 +178,7 @@ def main() -> None:
     with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
         rows = list(pool.map(make, arguments.arms, [arguments.work.absolute()] * len(arguments.arms)))
     for row in rows:
-        print(row["title"], _cer(row["cer"]["all"]))
+        print(row["title"], results.percent(row["cer"]["all"]))
     if {"recipe", "scratch"} <= set(arguments.arms):
         whole = list(arguments.arms) == list(ARMS)
         path = results.save(

@@ -181,7 +181,7 @@ def table(result: dict[str, Any]) -> str:
                 run["pack"],
                 f"{row['budget']:,}",
                 TITLES[row["start"]] + ("" if row["decoder"] == "ctc" else f", {row['decoder']}"),
-                *(_cer(row["by_seed"][mark]) for mark in ("quarter", "half", "all")),
+                *(results.percent(row["by_seed"][mark]) for mark in ("quarter", "half", "all")),
                 _share(lower) if lower else "",
                 f"{100 * lower['goal']:.0f} %" if lower and lower["goal"] else "",
                 f"{row['cpu_minutes']:.0f}",
@@ -196,10 +196,6 @@ def table(result: dict[str, Any]) -> str:
         "\n".join(lines)
         + f"\n\n`{result['command']}`: mean and [least, most] of {len(result['seeds'])} seeds. {'; '.join(said)}."
     )
-
-
-def _cer(values: list[float]) -> str:
-    return f"{100 * sum(values) / len(values):.1f} % [{100 * min(values):.1f}, {100 * max(values):.1f}]"
 
 
 def _share(figure: dict[str, Any]) -> str:

@@ -45,6 +45,11 @@ def save(
     return path
 
 
+def percent(values: list[float]) -> str:
+    """Shares of several seeds as their mean and [least, most], in percent."""
+    return f"{100 * sum(values) / len(values):.1f} % [{100 * min(values):.1f}, {100 * max(values):.1f}]"
+
+
 def load(name: str) -> dict[str, Any]:
     return json.loads((FOLDER / f"{name}.json").read_text())
 

@@ -23,7 +23,7 @@ import numpy as np
 from rapidfuzz.distance import LCSseq, Levenshtein
 
 from maskocr_core.judging import statistics
-from maskocr_core.judging.metrics import normalise
+from maskocr_core.judging.metrics import paired
 from maskocr_core.judging.statistics import MIN_DOCUMENTS, Difference, Interval
 from maskocr_core.judging.weights import CLASSES, SEARCHED, Weights
 
@@ -219,16 +219,11 @@ def sensitivity(
 
 
 def _edits(references: Sequence[str], readings: Sequence[str], weights: Weights) -> _Edits:
-    if len(references) != len(readings):
-        raise ValueError(
-            f"{len(references)} references but {len(readings)} readings: "
-            "give one reading a line, '' where nothing was read"
-        )
+    pairs = paired(references, readings)
     patterns = [re.compile(field.pattern) for field in weights.fields]
     line_of, kinds, touched = [], [], []
     lost = np.zeros((len(references), len(patterns)), dtype=np.int64)
-    for line, (reference, reading) in enumerate(zip(references, readings, strict=True)):
-        reference, reading = normalise(reference), normalise(reading)
+    for line, (reference, reading) in enumerate(pairs):
         if reference == reading:
             continue
         found = [list(pattern.finditer(reference, 0, SEARCHED)) for pattern in patterns]

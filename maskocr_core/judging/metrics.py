@@ -40,19 +40,23 @@ def normalise(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def line_errors(references: Sequence[str], readings: Sequence[str]) -> LineErrors:
-    """Edit counts between N references and the N texts read, both normalised here.
-
-    Raises ValueError if there are not as many readings as references.
-    """
+def paired(references: Sequence[str], readings: Sequence[str]) -> list[tuple[str, str]]:
+    """Each reference with what was read of it, both normalised. Raises ValueError if there is not one reading a line."""
     if len(references) != len(readings):
         raise ValueError(
             f"{len(references)} references but {len(readings)} readings: "
             "give one reading a line, '' where nothing was read"
         )
+    return [(normalise(reference), normalise(reading)) for reference, reading in zip(references, readings)]
+
+
+def line_errors(references: Sequence[str], readings: Sequence[str]) -> LineErrors:
+    """Edit counts between N references and the N texts read, both normalised here.
+
+    Raises ValueError if there are not as many readings as references.
+    """
     counts = np.zeros((4, len(references)), dtype=np.int64)
-    for line, (reference, reading) in enumerate(zip(references, readings, strict=True)):
-        reference, reading = normalise(reference), normalise(reading)
+    for line, (reference, reading) in enumerate(paired(references, readings)):
         words = reference.split()
         counts[:, line] = (
             Levenshtein.distance(reference, reading),

@@ -107,8 +107,7 @@ def by_character_class(references: Sequence[str], readings: Sequence[str]) -> li
     the shortest where there are several.
     """
     there, wrong, invented = Counter(), Counter(), Counter()
-    for reference, reading in zip(references, readings, strict=True):
-        reference, reading = normalise(reference), normalise(reading)
+    for reference, reading in metrics.paired(references, readings):
         there.update(map(character_class, reference))
         for edit in Levenshtein.editops(reference, reading):
             if edit.tag == "insert":
@@ -134,8 +133,7 @@ def confusions(references: Sequence[str], readings: Sequence[str], most: int = 1
     times: Counter[tuple[str, str]] = Counter()
     there: Counter[str] = Counter()
     example: dict[tuple[str, str], int] = {}
-    for number, (reference, reading) in enumerate(zip(references, readings, strict=True)):
-        reference, reading = normalise(reference), normalise(reading)
+    for number, (reference, reading) in enumerate(metrics.paired(references, readings)):
         there.update(reference)
         there[""] += len(reference)
         for edit in Levenshtein.editops(reference, reading):

@@ -2,15 +2,7 @@
 
 from kfp import dsl
 
-from maskocr_components.evaluate import evaluate
-from maskocr_components.finetune import finetune
-from maskocr_components.fit import fit
-from maskocr_components.ingest import ingest
-from maskocr_components.pretrain import pretrain
-from maskocr_components.quantize import quantize
-from maskocr_components.register import register
-from maskocr_components.validate import validate
-from maskocr_pipelines.cluster import on_cluster
+from maskocr_pipelines import road
 
 
 @dsl.pipeline(
@@ -43,39 +35,14 @@ def pretrain_finetune(
         overrides: Changes to the recipe, such as ["pretrain.steps=20000", "sweep.budgets=[300, 1000]"].
     """
     knobs = {"recipe": recipe, "overrides": overrides}
-    ingested = on_cluster(
-        ingest(**knobs, data_uri=data_uri, transfer_uri=transfer_uri, protected_uris=protected_uris), memory="4Gi"
+    data = road.accepted(knobs, data_uri, transfer_uri, protected_uris)
+    road.registered(
+        knobs,
+        data,
+        transfer_uri=transfer_uri,
+        encoder_uri=encoder_uri,
+        codebook_uri=codebook_uri,
+        start_uri=start_uri,
+        costs_uri=costs_uri,
+        prices_uri=prices_uri,
     )
-    # Every task that reads lines is told their version too: it stands in the task's inputs, and other lines are refused.
-    lines = {"lines": ingested.outputs["lines_out"], "data_version": ingested.outputs["data_version"]}
-    validated = on_cluster(validate(**knobs, **lines), memory="4Gi")
-    validation = validated.outputs["validation_out"]
-    fitted = on_cluster(fit(**knobs, **lines, validation=validation), memory="4Gi")
-    selection = fitted.outputs["selection_out"]
-    quantized = on_cluster(
-        quantize(**knobs, **lines, selection=selection, encoder_uri=encoder_uri, codebook_uri=codebook_uri),
-        memory="8Gi",
-    )
-    codebook = quantized.outputs["codebook_out"]
-    pretrained = on_cluster(
-        pretrain(**knobs, **lines, selection=selection, codebook=codebook, start_uri=start_uri), memory="16Gi"
-    )
-    encoder = pretrained.outputs["encoder_out"]
-    finetuned = on_cluster(
-        finetune(**knobs, **lines, selection=selection, encoder=encoder, transfer_uri=transfer_uri), memory="16Gi"
-    )
-    recognizers = finetuned.outputs["recognizers_out"]
-    evaluated = on_cluster(
-        evaluate(
-            **knobs,
-            **lines,
-            validation=validation,
-            selection=selection,
-            recognizers=recognizers,
-            costs_uri=costs_uri,
-            prices_uri=prices_uri,
-        ),
-        memory="8Gi",
-    )
-    registered = register(**knobs, **lines, recognizers=recognizers, evaluation=evaluated.outputs["evaluation_out"])
-    on_cluster(registered, memory="4Gi")

@@ -3,15 +3,8 @@
 from kfp import dsl
 
 from maskocr_components.decide import decide
-from maskocr_components.evaluate import evaluate
-from maskocr_components.finetune import finetune
-from maskocr_components.fit import fit
 from maskocr_components.fresh import conclude, fresh
-from maskocr_components.ingest import ingest
-from maskocr_components.pretrain import pretrain
-from maskocr_components.quantize import quantize
-from maskocr_components.register import register
-from maskocr_components.validate import validate
+from maskocr_pipelines import road
 from maskocr_pipelines.cluster import on_cluster
 
 
@@ -46,60 +39,17 @@ def retrain(
     claimed = fresh(**knobs, data_uri=data_uri, claims_uri=claims_uri, labelled_uri=labelled_uri)
     claim = on_cluster(claimed, memory="4Gi").outputs["claim_out"]
     with dsl.If(claimed.outputs["new"] == True, name="something-new"):  # noqa: E712  a channel, compared when the run is there
-        ingested = on_cluster(
-            ingest(
-                **knobs,
-                data_uri=claimed.outputs["data_uri"],
-                transfer_uri=transfer_uri,
-                protected_uris=protected_uris,
-            ),
-            memory="4Gi",
-        )
-        lines = {"lines": ingested.outputs["lines_out"], "data_version": ingested.outputs["data_version"]}
-        validation = on_cluster(validate(**knobs, **lines), memory="4Gi").outputs["validation_out"]
-        selection = on_cluster(fit(**knobs, **lines, validation=validation), memory="4Gi").outputs["selection_out"]
-        decided = on_cluster(decide(**knobs, **lines, selection=selection, claim=claim), memory="4Gi")
+        data = road.accepted(knobs, claimed.outputs["data_uri"], transfer_uri, protected_uris)
+        decided = on_cluster(decide(**knobs, **data.lines, selection=data.selection, claim=claim), memory="4Gi")
         with dsl.If(decided.outputs["go"] == True, name="enough"):  # noqa: E712
-            quantized = on_cluster(
-                quantize(
-                    **knobs,
-                    **lines,
-                    selection=selection,
-                    encoder_uri=encoder_uri,
-                    codebook_uri=decided.outputs["codebook_uri"],
-                ),
-                memory="8Gi",
-            )
-            pretrained = on_cluster(
-                pretrain(
-                    **knobs,
-                    **lines,
-                    selection=selection,
-                    codebook=quantized.outputs["codebook_out"],
-                    start_uri=decided.outputs["start_uri"],
-                ),
-                memory="16Gi",
-            )
-            encoder = pretrained.outputs["encoder_out"]
-            finetuned = on_cluster(
-                finetune(**knobs, **lines, selection=selection, encoder=encoder, transfer_uri=transfer_uri),
-                memory="16Gi",
-            )
-            recognizers = finetuned.outputs["recognizers_out"]
-            evaluated = on_cluster(
-                evaluate(
-                    **knobs,
-                    **lines,
-                    validation=validation,
-                    selection=selection,
-                    recognizers=recognizers,
-                    costs_uri=costs_uri,
-                    prices_uri=prices_uri,
-                ),
-                memory="8Gi",
-            )
-            evaluation = evaluated.outputs["evaluation_out"]
-            registered = on_cluster(
-                register(**knobs, **lines, recognizers=recognizers, evaluation=evaluation), memory="4Gi"
+            registered = road.registered(
+                knobs,
+                data,
+                transfer_uri=transfer_uri,
+                encoder_uri=encoder_uri,
+                codebook_uri=decided.outputs["codebook_uri"],
+                start_uri=decided.outputs["start_uri"],
+                costs_uri=costs_uri,
+                prices_uri=prices_uri,
             )
             on_cluster(conclude(claim=claim, registration=registered.outputs["registration_out"]), memory="1Gi")

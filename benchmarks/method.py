@@ -1,11 +1,12 @@
-"""Does masked pre-training help on real handwriting? `python benchmarks/method.py [--data FOLDER] [--work FOLDER] [PACK …]`
+"""Does masked pre-training help on real handwriting? `python benchmarks/method.py [--data FOLDER] [--jobs N] [PACK …]`
 
 For each pack of lines: ingest (with the labelled lines of a related pack), validate, fit, quantize, pre-train, then
 fine-tune scratch, transfer, pre-trained and both, by one rule for all: the same cap of steps, the same validations, the
 best checkpoint on validation. Two learning rates are tried for each start on the first seed at the smaller budget, and the
-better one on validation is kept for its other runs. On the printed pack the autoregressive decoder is held against CTC. All of
-it are the stages of maskocr in a work folder of its own, so that a stop loses nothing and nothing is made twice; hours on two
-cores. Every figure is of the validation lines: the test lines are not read.
+better one on validation is kept for its other runs. On the printed pack the autoregressive decoder is held against CTC; it
+brings no unlabelled lines, so that its labelled ones beyond the budget are taken without their texts. All of it are the
+stages of maskocr in a work folder of its own, some at a time, so that a stop loses nothing and nothing is made twice; hours on
+two cores. Every figure is of the validation lines: the test lines are not read.
 
 Writes the packs that were asked for into `results/method.json`, beside those that are there; each says its commit.
 """
@@ -13,16 +14,21 @@ Writes the packs that were asked for into `results/method.json`, beside those th
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from benchmarks import results
 from benchmarks.roads import Road
@@ -32,7 +38,7 @@ from maskocr_core.config import Config
 from maskocr_core.data.batches import Lines
 from maskocr_core.judging import comparison
 from maskocr_core.judging.comparison import TITLES
-from maskocr_core.training import reading
+from maskocr_core.training import device, reading
 
 ROOT = Path(__file__).parents[1]
 STARTS = ("scratch", "transfer", "pretrained", "both")
@@ -65,47 +71,99 @@ def settings(*overrides: str) -> Config:
     return config.load("laptop", overrides)
 
 
+def laid_out(pack: Pack, data: Path, home: Path) -> Path:
+    """The folder of a pack. One without unlabelled lines is laid out anew in `home`: those past its largest budget lose their texts."""
+    if any("unlabeled" in path.name for path in (data / pack.name).glob("*.parquet")):
+        return data / pack.name
+    folder = home / "laid-out"
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in sorted((data / pack.name).glob("*.parquet")):
+        table = pq.read_table(path)
+        if path.stem == "train":
+            past = pc.greater_equal(table["order"], max(pack.budgets))
+            table = _replaced(table, "split", pc.if_else(past, "unlabeled", table["split"]))
+            table = _replaced(table, "text", pc.if_else(past, pa.scalar(None, pa.string()), table["text"]))
+        pq.write_table(table, folder / path.name)
+    return folder
+
+
+def _replaced(table: pa.Table, name: str, values: pa.ChunkedArray) -> pa.Table:
+    return table.set_column(table.schema.get_field_index(name), name, values)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the stage `finetune`: a start with a budget and a decoder, by some learning rates and seeds."""
+
+    start: str
+    budget: int
+    decoder: str
+    rates: tuple[float, ...]
+    seeds: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{'tried-' if len(self.rates) > 1 else ''}{self.start}-{self.budget}-{self.decoder}"
+
+    def overrides(self) -> list[str]:
+        return [
+            f'sweep.starts=["{self.start}"]',
+            f"sweep.decoder={self.decoder}",
+            f"sweep.budgets=[{self.budget}]",
+            f"sweep.seeds={list(self.seeds)}",
+            f"sweep.learning_rates={list(self.rates)}",
+            "sweep.jobs=0",
+        ]
+
+
+def carry_out(call: Call, overrides: list[str], home: Path, encoder: Path) -> tuple[Path, dict[str, Any]]:
+    """In a process of its own, with one thread."""
+    return Road(home).finetune(settings(*overrides, *call.overrides()), call.name, encoder)
+
+
 class Comparison:
     """The four starts on one pack."""
 
-    def __init__(self, pack: Pack, data: Path, work: Path):
-        self.pack, self.road = pack, Road(work / pack.name)
-        base = settings()
-        self.road.accept(base, data / pack.name, data / pack.transfer)
+    def __init__(self, pack: Pack, data: Path, work: Path, jobs: int, overrides: list[str]):
+        self.pack, self.jobs, self.overrides = pack, jobs, overrides
+        self.road = Road(work / pack.name)
+        base = settings(*overrides)
+        self.road.accept(base, laid_out(pack, data, self.road.home), data / pack.transfer)
         self.codebook = self.road.quantize(base, "codebook")
         self.encoder = self.road.pretrain(base, "encoder", self.codebook)
 
-    def finetune(self, name: str, *overrides: str) -> tuple[Path, dict[str, Any]]:
-        return self.road.finetune(settings(*overrides), name, self.encoder)
+    def carried_out(self, calls: list[Call]) -> list[tuple[Path, dict[str, Any]]]:
+        """The calls, `jobs` of them at a time."""
+        with ProcessPoolExecutor(self.jobs, mp_context=get_context("spawn")) as pool:
+            waiting = [pool.submit(carry_out, call, self.overrides, self.road.home, self.encoder) for call in calls]
+            return [one.result() for one in waiting]
 
-    def rates(self, decoder: str) -> dict[str, float]:
-        """The learning rate of each start that is best on validation, tried on the first seed at the smallest budget."""
-        _, made = self.finetune(
-            f"tried-{decoder}",
-            f"sweep.starts={json.dumps(self.pack.starts)}",
-            f"sweep.decoder={decoder}",
-            f"sweep.budgets=[{min(self.pack.budgets)}]",
-            f"sweep.seeds=[{SEEDS[0]}]",
-            f"sweep.learning_rates={list(RATES)}",
-        )
-        return {run["name"]: run["learning_rate"] for run in made["runs"] if run["chosen"]}
+    def rates(self) -> dict[tuple[str, str], float]:
+        """The learning rate of each start and decoder that is best on validation, tried on the first seed at the smallest budget."""
+        pairs = list(product(self.pack.starts, self.pack.decoders))
+        smallest = min(self.pack.budgets)
+        calls = [Call(start, smallest, decoder, RATES, SEEDS[:1]) for start, decoder in pairs]
+        return {
+            pair: run["learning_rate"]
+            for pair, (_, made) in zip(pairs, self.carried_out(calls))
+            for run in made["runs"]
+            if run["chosen"]
+        }
 
     def rows(self) -> list[dict[str, Any]]:
         """For each decoder and budget a row a start, held against scratch over the documents of validation."""
-        rows = []
+        rates, rows = self.rates(), []
+        calls = [
+            Call(start, budget, decoder, (rates[start, decoder],), SEEDS)
+            for decoder, budget, start in product(self.pack.decoders, self.pack.budgets, self.pack.starts)
+        ]
+        made = dict(zip(calls, self.carried_out(calls)))
         for decoder, budget in product(self.pack.decoders, self.pack.budgets):
             read, of_start = [], {}
-            for start, rate in self.rates(decoder).items():
-                out, made = self.finetune(
-                    f"{start}-{budget}-{decoder}",
-                    f'sweep.starts=["{start}"]',
-                    f"sweep.decoder={decoder}",
-                    f"sweep.budgets=[{budget}]",
-                    f"sweep.seeds={list(SEEDS)}",
-                    f"sweep.learning_rates=[{rate}]",
-                )
-                of_start[start] = made
-                read += reading.read_starts(out, made["runs"], self.validation())
+            for call in calls:
+                if (call.decoder, call.budget) == (decoder, budget):
+                    out, of_start[call.start] = made[call]
+                    read += reading.read_starts(out, of_start[call.start]["runs"], self.validation())
             rows += [{"budget": budget, "decoder": decoder} | row for row in self.compared(read, of_start)]
         return rows
 
@@ -189,7 +247,8 @@ def table(result: dict[str, Any]) -> str:
             lines.append(f"| {' | '.join(cells)} |")
     said = [
         f"{run['pack']}: {run['lines']:,} validation lines of {run['documents']} documents, data `{run['data'][:12]}`, pre-training "
-        f"{run['pretraining']['metrics']['cpu_minutes']:.0f} CPU minutes, commit `{run['commit'][:7]}`"
+        f"{run['pretraining']['metrics']['cpu_minutes']:.0f} CPU minutes, fine-tuning on {run['fine_tuned_on']}, commit "
+        f"`{run['commit'][:7]}`" + (f" with {', '.join(run['changes'])}" if run["changes"] else "")
         for run in result["runs"]
     ]
     return (
@@ -207,17 +266,25 @@ def main() -> None:
     parser.add_argument("packs", nargs="*", default=list(PACKS), help=f"of {', '.join(PACKS)}; all by default")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="where the packs lie")
     parser.add_argument("--work", type=Path, default=ROOT / "work" / "method", help="where the stages work")
+    parser.add_argument("--jobs", type=int, default=2, help="fine-tunings at a time, one thread each (default: 2)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="other than the recipe"
+    )
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     stored = results.FOLDER / "method.json"
     done = {run["pack"]: run for run in results.load("method")["runs"]} if stored.is_file() else {}
     for name in arguments.packs:
-        compared = Comparison(PACKS[name], arguments.data.absolute(), arguments.work.absolute())
+        compared = Comparison(
+            PACKS[name], arguments.data.absolute(), arguments.work.absolute(), arguments.jobs, arguments.set
+        )
         rows = compared.rows()
         source = compared.validation()
         done[name] = {
             "pack": name,
             "commit": artifacts.code_commit(),
+            "changes": arguments.set,
+            "fine_tuned_on": device.name(),
             "rows": rows,
             "pretraining": compared.pretraining(),
             "lines": len(source),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def save(
     content = {
         "command": command,
         "commit": commit or artifacts.code_commit(),
-        "versions": {package: version(package) for package in PACKAGES},
+        "versions": _versions(),
         "python": platform.python_version(),
         "cpu": _cpu(),
         "cores": os.cpu_count(),
@@ -52,6 +53,15 @@ def percent(values: list[float]) -> str:
 
 def load(name: str) -> dict[str, Any]:
     return json.loads((FOLDER / f"{name}.json").read_text())
+
+
+def _versions() -> dict[str, str]:
+    """Of those packages that are there: a machine of a benchmark may lack the ones that it does not use."""
+    found = {}
+    for package in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def _cpu() -> str:

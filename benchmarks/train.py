@@ -232,7 +232,7 @@ def main(words: list[str]) -> Path:
         command=" ".join(["python", "benchmarks/train.py", *words]),
         figures=train_figures.all_of(run),
         runs=[run | {"libraries": _versions()}],
-        data={f"{arguments.data.parent.name}/{arguments.data.name}": _digest(arguments.data)},
+        data={f"{arguments.data.parent.name}/{arguments.data.name}": digest(arguments.data)},
     )
     print(train_figures.table(results.load(arguments.name)))
     return path
@@ -242,11 +242,12 @@ def _versions() -> dict[str, str]:
     return {name: version(name) for name in LIBRARIES if importlib.util.find_spec(name)}
 
 
-def _digest(pack: Path) -> str:
-    digest = hashlib.sha256()
+def digest(pack: Path) -> str:
+    """sha256 of the Parquet files of a pack."""
+    found = hashlib.sha256()
     for path in sorted(pack.glob("*.parquet")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+        found.update(path.read_bytes())
+    return found.hexdigest()
 
 
 def parsed(words: list[str]) -> argparse.Namespace:

@@ -70,9 +70,9 @@ class Forgetful(Checkpoints):
 class Ours:
     """`loop.fit` on the batches of `batches.training`: masks, labels, losses, gradients, optimiser, all that it does."""
 
-    def __init__(self, config: Config, source: batches.Lines, book: Codebook):
+    def __init__(self, config: Config, source: batches.Lines, book: Codebook, decoders: int = 0):
         torch.manual_seed(0)
-        self.config, self.source = config, source
+        self.config, self.source, self.decoders = config, source, decoders
         encoder = checkpoint.new_encoder(config.model, config.data.height)
         self.objective = MaskedPrediction(encoder, book, config.mask)
         self.parameters = sum(parameter.numel() for parameter in self.objective.parameters())
@@ -87,7 +87,10 @@ class Ours:
         )
 
         def stream(first: int) -> Iterator[batches.Batch]:
-            return watched(batches.training(self.source, batch=training.batch, seed=number, first_step=first))
+            drawn = batches.training(
+                self.source, batch=training.batch, seed=number, first_step=first, decoders=self.decoders
+            )
+            return watched(drawn)
 
         with timed(count * training.batch) as answer:
             loop.fit(self.objective, stream, training, Forgetful(Path()))

@@ -20,6 +20,7 @@ from torch.nn import functional
 from torch.optim import optimizer as optimizers
 
 from benchmarks.train_contenders import Ours
+from maskocr_core.config import Config
 from maskocr_core.data import batches
 from maskocr_core.model.codebook import Codebook
 from maskocr_core.planning import model_costs
@@ -61,6 +62,38 @@ class Profile:
         return answer | {"peak": max(before, peak()), "parts": parts | {"rest": {"seconds": rest, "operations": 0.0}}}
 
 
+class Operations:
+    """Operations of each part of the steps that a masked model makes, by the formulas of `planning.model_costs`."""
+
+    def __init__(self, config: Config, model: nn.Module):
+        self.config = config
+        self.of_part: Counter[str] = Counter()
+        self._steps = {"blocks": 0, "asking": 0}  # of the lines that a part was given last
+        self._hooks = [model.register_forward_hook(self._count)]
+        for part, module in {"blocks": model.encoder.blocks[0], "asking": getattr(model, "asking", None)}.items():
+            if module:
+                self._hooks.append(module.register_forward_pre_hook(partial(self._given, part)))
+
+    def total(self) -> float:
+        return sum(self.of_part.values())
+
+    def stop(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _given(self, part: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._steps[part] = inputs[0].shape[1]
+
+    def _count(self, _: nn.Module, inputs: tuple[Tensor, Tensor, Tensor], __: Any) -> None:
+        valid_BL = inputs[1]
+        lines, padded = valid_BL.shape
+        line = Line(int(valid_BL.sum()) / lines, padded, self._steps["blocks"], self._steps["asking"])
+        forward, backward = model_costs.forward(self.config, line), model_costs.backward(self.config, line)
+        for part in forward:
+            self.of_part[part] += lines * (forward[part] + backward[part])
+        self.of_part["labels"] += lines * model_costs.labelling(self.config, line)
+
+
 class Stopwatch:
     """Seconds and operations of each part of the steps that are made while it watches."""
 
@@ -69,7 +102,6 @@ class Stopwatch:
         self.seconds: Counter[str] = Counter()
         self.operations: Counter[str] = Counter()
         self._began: dict[str, float] = {}
-        self._steps = {"asking": 0}  # of the lines that a part was given last
 
     def begin(self, part: str) -> None:
         self._began[part] = time.perf_counter()
@@ -96,13 +128,13 @@ class Stopwatch:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        encoder = self.model.encoder
+        encoder, counted = self.model.encoder, Operations(self.config, self.model)
+        self.operations = counted.of_part
         spans = [("stem", encoder.stem, encoder.stem), ("blocks", encoder.blocks[0], encoder.norm_out)]
         for name, part in {"asking": "asking", "head": "head", "visible_head": "head"}.items():
             if module := getattr(self.model, name, None):
                 spans.append((part, module, module))
         hooks = [
-            self.model.register_forward_hook(self._count),
             optimizers.register_optimizer_step_pre_hook(lambda *_: self.begin("optimiser")),
             optimizers.register_optimizer_step_post_hook(lambda *_: self.end("optimiser")),
         ]
@@ -116,6 +148,7 @@ class Stopwatch:
             (Tensor, "backward", self._backward(Tensor.backward)),
         ]
         with ExitStack() as stack:
+            stack.callback(counted.stop)
             for hook in hooks:
                 stack.callback(hook.remove)
             for owner, name, function in replaced:
@@ -127,7 +160,6 @@ class Stopwatch:
         for given in inputs:
             if isinstance(given, Tensor) and given.requires_grad:
                 given.register_hook(lambda _: self.end(part))
-        self._steps[part] = inputs[0].shape[1]
         self.begin(part)
 
     def _leave(self, part: str, _: nn.Module, __: Any, output: Tensor) -> None:
@@ -146,12 +178,3 @@ class Stopwatch:
             self.end("stem")  # nobody asks for the gradient of the ink: the stem is what the way back ends with
 
         return backward
-
-    def _count(self, _: nn.Module, inputs: tuple[Tensor, Tensor, Tensor], __: Any) -> None:
-        valid_BL = inputs[1]
-        lines, padded = valid_BL.shape
-        line = Line(int(valid_BL.sum()) / lines, padded, self._steps["blocks"], self._steps["asking"])
-        forward, backward = model_costs.forward(self.config, line), model_costs.backward(self.config, line)
-        for part in forward:
-            self.operations[part] += lines * (forward[part] + backward[part])
-        self.operations["labels"] += lines * model_costs.labelling(self.config, line)

@@ -23,6 +23,11 @@ def here() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def name() -> str:
+    """What `here` is, in words."""
+    return torch.cuda.get_device_name() if here().type == "cuda" else f"{os.cpu_count()} CPU cores"
+
+
 def moved(batch: Batch, device: torch.device) -> Batch:
     """The batch with its tensors on `device`; the same object where they are there already."""
     if device.type == "cpu":

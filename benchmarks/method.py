@@ -37,7 +37,7 @@ from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Config
 from maskocr_core.data.batches import Lines
 from maskocr_core.judging import comparison
-from maskocr_core.judging.comparison import TITLES
+from maskocr_core.judging.comparison import TITLES, Readings
 from maskocr_core.training import device, reading
 
 ROOT = Path(__file__).parents[1]
@@ -102,8 +102,13 @@ class Call:
     seeds: tuple[int, ...]
 
     @property
+    def tries(self) -> bool:
+        """Whether it is there to choose a learning rate."""
+        return len(self.rates) > 1
+
+    @property
     def name(self) -> str:
-        return f"{'tried-' if len(self.rates) > 1 else ''}{self.start}-{self.budget}-{self.decoder}"
+        return f"{'tried-' if self.tries else ''}{self.start}-{self.budget}-{self.decoder}"
 
     def overrides(self) -> list[str]:
         return [
@@ -116,9 +121,11 @@ class Call:
         ]
 
 
-def carry_out(call: Call, overrides: list[str], home: Path, encoder: Path) -> tuple[Path, dict[str, Any]]:
-    """In a process of its own, with one thread."""
-    return Road(home).finetune(settings(*overrides, *call.overrides()), call.name, encoder)
+def carry_out(call: Call, overrides: list[str], home: Path, encoder: Path) -> tuple[dict[str, Any], list[Readings]]:
+    """What `runs.json` says of a call, and what its recognisers read of the validation lines; one thread, in a process of its own."""
+    road, config = Road(home), settings(*overrides, *call.overrides())
+    out, made = road.finetune(config, call.name, encoder)
+    return made, [] if call.tries else reading.read_starts(out, made["runs"], road.validation(config))
 
 
 class Comparison:
@@ -132,7 +139,7 @@ class Comparison:
         self.codebook = self.road.quantize(base, "codebook")
         self.encoder = self.road.pretrain(base, "encoder", self.codebook)
 
-    def carried_out(self, calls: list[Call]) -> list[tuple[Path, dict[str, Any]]]:
+    def carried_out(self, calls: list[Call]) -> list[tuple[dict[str, Any], list[Readings]]]:
         """The calls, `jobs` of them at a time."""
         with ProcessPoolExecutor(self.jobs, mp_context=get_context("spawn")) as pool:
             waiting = [pool.submit(carry_out, call, self.overrides, self.road.home, self.encoder) for call in calls]
@@ -145,7 +152,7 @@ class Comparison:
         calls = [Call(start, smallest, decoder, RATES, SEEDS[:1]) for start, decoder in pairs]
         return {
             pair: run["learning_rate"]
-            for pair, (_, made) in zip(pairs, self.carried_out(calls))
+            for pair, (made, _) in zip(pairs, self.carried_out(calls))
             for run in made["runs"]
             if run["chosen"]
         }
@@ -162,8 +169,8 @@ class Comparison:
             read, of_start = [], {}
             for call in calls:
                 if (call.decoder, call.budget) == (decoder, budget):
-                    out, of_start[call.start] = made[call]
-                    read += reading.read_starts(out, of_start[call.start]["runs"], self.validation())
+                    of_start[call.start], readings = made[call]
+                    read += readings
             rows += [{"budget": budget, "decoder": decoder} | row for row in self.compared(read, of_start)]
         return rows
 

@@ -41,13 +41,14 @@ def of_lines(objective: MaskedPrediction, batch: Batch, progress: float, seed: i
     and not by the generator of the training, which goes on as if nothing had happened. Pixels that are predicted instead
     of labels are shown as such, in the contrast of the line.
     """
-    was_training = objective.training
+    was_training, where = objective.training, next(objective.parameters()).device
     objective.eval()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         mask_BL, probability = objective.draw(batch.valid, progress)
-    said_MP, _ = objective.model(batch.ink, batch.valid, mask_BL)
-    labels_M = objective.codebook.labels(batch.ink, batch.valid)[mask_BL]
+    ink, valid_BL, mask = batch.ink.to(where), batch.valid.to(where), mask_BL.to(where)
+    said_MP = objective.model(ink, valid_BL, mask)[0].cpu()
+    labels_M = objective.codebook.labels(ink, valid_BL)[mask].cpu()
     right = float((said_MP.argmax(-1) == labels_M).float().mean()) if objective.mask.predict == "labels" else 0.0
     tiles = _tiles(objective, said_MP, batch.ink, mask_BL)
     objective.train(was_training)
@@ -75,7 +76,7 @@ def _tiles(objective: MaskedPrediction, said_MP: Tensor, ink: Tensor, mask_BL: T
     if portraits is None:  # a codebook of format 1 does not know what its labels look like
         return torch.zeros(len(said_MP), ink.shape[2], STEP)
     side = (portraits.shape[2] - STEP) // 2
-    return portraits[said_MP.argmax(-1).cpu(), :, side : side + STEP]
+    return portraits.cpu()[said_MP.argmax(-1), :, side : side + STEP]
 
 
 def _sheet(batch: Batch, mask_BL: Tensor, tiles: Tensor) -> Image.Image:

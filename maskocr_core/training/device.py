@@ -1,7 +1,8 @@
 """Where a model is trained and in which precision: float32 on a CPU; on CUDA bfloat16 where it is safe, and what is fast there.
 
 Sources: https://docs.pytorch.org/docs/stable/amp.html (bfloat16 needs no scaled loss),
-https://docs.pytorch.org/tutorials/recipes/regional_compilation.html
+https://docs.pytorch.org/tutorials/recipes/regional_compilation.html,
+https://github.com/pytorch/pytorch/pull/155958 (cuDNN's attention makes a plan for every new length of line)
 """
 
 from __future__ import annotations
@@ -58,10 +59,13 @@ def optimizer(groups: list[dict[str, Any]], learning_rate: float, device: torch.
 def prepared(objective: nn.Module, device: torch.device) -> None:
     """Move an objective to its device; on CUDA its Transformer blocks are compiled, one graph for all of them and any width.
 
-    Elsewhere nothing is: on a CPU compiling takes a minute, a compiler, and changes the last bits.
+    Elsewhere nothing is: on a CPU compiling takes a minute, a compiler, and changes the last bits. Of PyTorch's kernels of
+    attention that of cuDNN is not used: it takes some 20 ms of a core to plan for each number and length of lines that it
+    meets first, which was four fifths of a step on an H100.
     """
     objective.to(device)
     if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)
         for module in objective.modules():
             if isinstance(module, Block):
                 module.compile(dynamic=True)

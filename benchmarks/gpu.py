@@ -1,9 +1,10 @@
 """Speed of pre-training on a GPU: `python benchmarks/gpu.py [--data FOLDER] [--rounds N] [RECIPE …]`
 
 Our own step as `loop.fit` makes it, on lines decoded in memory, by some recipes: as it ships (bfloat16, compiled blocks),
-without compiling, in float32 without compiling, and once without a padding mask in attention, which alone lets PyTorch take
-its flash kernel: that trains something else, and is here to say what the mask costs. Beside them the operations a second
-over those of a large bfloat16 matrix product on the same card, and the peak of memory beside what `maskocr plan` expects.
+without compiling, in float32 without compiling, with cuDNN's attention allowed, and once without a padding mask in
+attention, which alone lets PyTorch take its flash kernel: that trains something else, and is here to say what the mask
+costs. Beside them the operations a second over those of a large bfloat16 matrix product on the same card, and the peak of
+memory beside what `maskocr plan` expects. The first steps, in which kernels are compiled and planned, are timed apart.
 
 Writes `results/gpu.json`.
 """
@@ -15,8 +16,10 @@ import shutil
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from itertools import count
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -33,18 +36,22 @@ from benchmarks.train import REPOSITORY, Corpus, codebook, digest, prepare
 from benchmarks.train_contenders import Ours
 from benchmarks.train_profile import Operations
 from maskocr_core import config
+from maskocr_core.data import batches
 from maskocr_core.planning import assumptions, plan
 from maskocr_core.training import device
 
 RECIPES = ("laptop", "paper-3m", "paper-19m", "paper-86m")
-STEPS = 12  # of a round
+FIRST = 4  # steps in which kernels are compiled and planned
+STEPS = 8  # of a round
 PEAK_SIZE = 8192
 TITLES = {
     "shipped": "as it ships: bfloat16, compiled blocks",
     "eager": "bfloat16, not compiled",
     "float32": "float32, not compiled",
+    "cudnn": "as it ships, but cuDNN's attention is allowed",
     "flash": "as it ships, but no padding mask in attention (trains something else)",
 }
+OTHERS = tuple(TITLES)[1:]
 
 
 def peak(times: int = 10) -> float:
@@ -76,13 +83,50 @@ def varied(variant: str) -> Iterator[None]:
         "shipped": (),
         "eager": (eager,),
         "float32": (eager, (device, "precision", lambda where: nullcontext())),
+        "cudnn": ((torch.backends.cuda, "enable_cudnn_sdp", lambda enabled: None),),
         "flash": ((functional, "scaled_dot_product_attention", _unmasked(attention)),),
     }
     torch.compiler.reset()  # or what was compiled with another change would be used
+    torch.backends.cuda.enable_cudnn_sdp(True)  # as it is before training
     with ExitStack() as stack:
         for owner, name, replacement in changes[variant]:
             stack.enter_context(mock.patch.object(owner, name, replacement))
         yield
+
+
+class Watch:
+    """When each round began, how long its batches were waited for, and the operations until then."""
+
+    def __init__(self, counted: Operations | None = None):
+        self.counted = counted
+        self.marks: list[tuple[float, float, float]] = []
+        self._waited = 0.0
+
+    def mark(self) -> None:
+        torch.cuda.synchronize()
+        self.marks.append((time.perf_counter(), self._waited, self.counted.total() if self.counted else 0.0))
+
+    def watching(self, stream: Iterator[batches.Batch]) -> Iterator[batches.Batch]:
+        self.mark()
+        for number in count():
+            if number >= FIRST and (number - FIRST) % STEPS == 0:
+                self.mark()
+            before = time.perf_counter()
+            batch = next(stream)
+            self._waited += time.perf_counter() - before
+            yield batch
+
+    def rounds(self, lines: int) -> list[dict[str, float]]:
+        """Those after the first steps, of `lines` lines a step."""
+        return [
+            {
+                "lines": STEPS * lines,
+                "seconds": end[0] - begin[0],
+                "data_wait": (end[1] - begin[1]) / (end[0] - begin[0]),
+                "operations": end[2] - begin[2],
+            }
+            for begin, end in zip(self.marks[1:], self.marks[2:])
+        ]
 
 
 def measured(recipe: str, corpus: Corpus, rounds: int) -> dict[str, Any]:
@@ -92,20 +136,22 @@ def measured(recipe: str, corpus: Corpus, rounds: int) -> dict[str, Any]:
     run: dict[str, Any] = {"recipe": recipe, "variants": {}}
     for variant in TITLES:
         ours = Ours(settings, source, book, decoders=device.decoders())
+        watch = Watch(Operations(settings, ours.objective.model) if variant == "eager" else None)
+        torch.cuda.reset_peak_memory_stats()
         with varied(variant):
-            if variant == "eager":
-                counted = Operations(settings, ours.objective.model)
-                ours.steps(0, STEPS)
-                counted.stop()
-                run |= {"operations": counted.total(), "parameters": ours.parameters}
-            ours.steps(0, STEPS)  # what is compiled, is compiled now
-            torch.cuda.reset_peak_memory_stats()
-            told = [ours.steps(number, STEPS) for number in range(rounds)]
-        run["variants"][variant] = {"rounds": told, "memory": torch.cuda.max_memory_allocated()}
+            ours.steps(0, FIRST + rounds * STEPS, watch.watching)
+            watch.mark()
+        told = watch.rounds(settings.pretrain.batch)
+        run["variants"][variant] = {
+            "rounds": told,
+            "first_seconds": watch.marks[1][0] - watch.marks[0][0],
+            "memory": torch.cuda.max_memory_allocated(),
+        }
         speeds = ", ".join(f"{row['lines'] / row['seconds']:,.0f}" for row in told)
-        print(f"{recipe}, {variant}: {speeds} lines/s", flush=True)
+        print(f"{recipe}, {variant}: {speeds} lines/s, data wait {told[-1]['data_wait']:.2f}", flush=True)
     expected = plan.plan(settings, assumptions.assume(mean_width=float(source.widths.mean())))
-    return run | {"expected_memory": expected.memory_bytes, "mean_width": float(source.widths.mean())}
+    run |= {"parameters": ours.parameters, "expected_memory": expected.memory_bytes}
+    return run | {"mean_width": float(source.widths.mean())}
 
 
 def figures(runs: list[dict[str, Any]], peaks: list[float]) -> dict[str, dict[str, Any]]:
@@ -120,11 +166,18 @@ def figures(runs: list[dict[str, Any]], peaks: list[float]) -> dict[str, dict[st
         }
         for variant, values in speed.items():
             found[f"{name}_{variant}"] = _figure(values, "lines/s", "higher")
-        for other in ("eager", "float32", "flash"):
+        for other in OTHERS:
             ratios = [own / theirs for own, theirs in zip(speed["shipped"], speed[other])]
             found[f"{name}_over_{other}"] = _figure(ratios, "×", "higher")
-        shares = [run["operations"] / row["seconds"] / top for row in run["variants"]["shipped"]["rounds"][:1]]
+        counted = run["variants"]["eager"]["rounds"]
+        shares = [
+            other["operations"] / row["seconds"] / top
+            for row, other in zip(run["variants"]["shipped"]["rounds"], counted)
+        ]
         found[f"{name}_of_peak"] = _figure(shares, "of the peak", "higher")
+        waits = [row["data_wait"] for row in run["variants"]["shipped"]["rounds"]]
+        found[f"{name}_data_wait"] = _figure(waits, "of the time", "lower")
+        found[f"{name}_compiling"] = _figure([run["variants"]["shipped"]["first_seconds"]], "s", "lower")
         memory = run["variants"]["shipped"]["memory"]
         found[f"{name}_memory"] = _figure([memory / 1e9], "GB", "lower")
         found[f"{name}_memory_over_plan"] = _figure([memory / run["expected_memory"]], "×", "lower")
@@ -137,37 +190,41 @@ def _figure(values: list[float], unit: str, better: str) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """A row a recipe."""
-    told = result["figures"]
-    lines = [
-        "| pre-training, one H100 | parameters | lines/s as it ships | over not compiled | over float32 | over attention without a mask | of the peak | memory | over that of `maskocr plan` |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    """Two rows of tables: speeds and what brings them, then what a step takes of the card."""
+    told, runs = result["figures"], result["runs"]
+    run = runs[0]
 
     def shown(name: str, form: str) -> str:
         figure = told[name]
         spread = figure["spread"]
         return f"{figure['value']:{form}}" + (f" [{spread[0]:{form}}, {spread[1]:{form}}]" if spread else "")
 
-    for run in result["runs"]:
-        name = run["recipe"].replace("-", "_")
-        cells = [
-            f"`{run['recipe']}`",
-            f"{run['parameters'] / 1e6:.1f} M",
-            shown(f"{name}_shipped", ",.0f"),
-            *(shown(f"{name}_over_{other}", ".2f") + " ×" for other in ("eager", "float32", "flash")),
-            shown(f"{name}_of_peak", ".2f"),
-            f"{shown(f'{name}_memory', '.1f')} GB",
-            f"{shown(f'{name}_memory_over_plan', '.2f')} ×",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
+    recipes = " | ".join(f"`{run['recipe']}`" for run in runs)
+    lines = [
+        f"| pre-training on one {run['card']}, lines/s | {recipes} |",
+        f"|---|{'---|' * len(runs)}",
+    ]
+    names = [run["recipe"].replace("-", "_") for run in runs]
+    for variant, title in TITLES.items():
+        cells = [shown(f"{name}_{variant}", ",.0f") for name in names]
+        if variant != "shipped":
+            cells = [f"{cell} ({told[f'{name}_over_{variant}']['value']:.2f} ×)" for cell, name in zip(cells, names)]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    for title, name_of, form in (
+        ("operations a second over the peak", "of_peak", ".3f"),
+        ("share of the time in which batches are waited for", "data_wait", ".2f"),
+        (f"the first {FIRST} steps, seconds", "compiling", ".0f"),
+        ("peak of memory, GB", "memory", ".1f"),
+        ("… over that of `maskocr plan`", "memory_over_plan", ".2f"),
+    ):
+        lines.append(f"| {title} | {' | '.join(shown(f'{name}_{name_of}', form) for name in names)} |")
     data = ", ".join(f"{name} (`{digest[:12]}`)" for name, digest in result["data"].items())
-    run = result["runs"][0]
+    parameters = ", ".join(f"`{run['recipe']}` {run['parameters'] / 1e6:.1f} M" for run in runs)
     return "\n".join(lines) + (
-        f"\n\n`{result['command']}` on {run['card']}, torch {run['torch']}: median and [least, most] of "
-        f"{len(run['variants']['shipped']['rounds'])} rounds of {STEPS} steps, ratios of the same steps; a bfloat16 product of "
-        f"{PEAK_SIZE} × {PEAK_SIZE} matrices makes {shown('peak', '.0f')} TFLOP/s; lines of {run['mean_width']:.0f} px in "
-        f"the mean, decoded already; {data}."
+        f"\n\n`{result['command']}`, torch {run['torch']}: median and [least, most] of "
+        f"{len(run['variants']['shipped']['rounds'])} rounds of {STEPS} steps; in brackets what ships over it, of the same steps; "
+        f"a bfloat16 product of {PEAK_SIZE} × {PEAK_SIZE} matrices makes {shown('peak', '.0f')} TFLOP/s; parameters with what "
+        f"predicts labels: {parameters}; lines of {run['mean_width']:.0f} px in the mean, decoded already; {data}."
     )
 
 
@@ -181,21 +238,22 @@ def main(words: list[str]) -> Path:
     if not torch.cuda.is_available():
         parser.error("this machine has no GPU that PyTorch sees")
     home = Path(tempfile.mkdtemp(prefix="benchmark-"))
+    card = {"card": torch.cuda.get_device_name(), "torch": torch.__version__}
+    peaks, runs = [peak()], []
     try:
         corpus = prepare(arguments.data, arguments.lines, home)
-        before = peak()
-        runs = [measured(recipe, corpus, arguments.rounds) for recipe in arguments.recipes]
-        peaks = [before, peak()]
+        for recipe in arguments.recipes:  # each is kept as soon as it is measured
+            runs.append(measured(recipe, corpus, arguments.rounds) | card)
+            peaks.append(peak())
+            path = results.save(
+                "gpu",
+                command=" ".join(["python", "benchmarks/gpu.py", *words]),
+                figures=figures(runs, peaks),
+                runs=runs,
+                data={f"{arguments.data.parent.name}/{arguments.data.name}": digest(arguments.data)},
+            )
     finally:
         shutil.rmtree(home)
-    card = {"card": torch.cuda.get_device_name(), "torch": torch.__version__}
-    path = results.save(
-        "gpu",
-        command=" ".join(["python", "benchmarks/gpu.py", *words]),
-        figures=figures(runs, peaks),
-        runs=[run | card for run in runs],
-        data={f"{arguments.data.parent.name}/{arguments.data.name}": digest(arguments.data)},
-    )
     print(table(results.load("gpu")))
     return path
 

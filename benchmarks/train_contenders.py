@@ -29,7 +29,7 @@ from maskocr_core.data import batches
 from maskocr_core.model import masking
 from maskocr_core.model.codebook import Codebook
 from maskocr_core.model.encoder import ConvolutionalStem, positions
-from maskocr_core.training import checkpoint, loop
+from maskocr_core.training import checkpoint, device, loop
 from maskocr_core.training.checkpoints import Checkpoints
 from maskocr_core.training.objectives import MaskedPrediction
 
@@ -88,7 +88,12 @@ class Ours:
 
         def stream(first: int) -> Iterator[batches.Batch]:
             drawn = batches.training(
-                self.source, batch=training.batch, seed=number, first_step=first, decoders=self.decoders
+                self.source,
+                batch=training.batch,
+                seed=number,
+                first_step=first,
+                decoders=self.decoders,
+                pinned=device.here().type == "cuda",
             )
             return watched(drawn)
 

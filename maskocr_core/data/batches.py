@@ -99,14 +99,15 @@ class Lines:
                 self._bytes += pixels.nbytes
         return pixels
 
-    def collate(self, places: np.ndarray, random: np.random.Generator | None = None) -> Batch:
-        """A batch of the lines at `places`; augmented if a generator is given."""
+    def collate(self, places: np.ndarray, random: np.random.Generator | None = None, pinned: bool = False) -> Batch:
+        """A batch of the lines at `places`; augmented if a generator is given. pinned: in memory that a GPU copies from by itself."""
         pixels = [
             self.pixels(place) if random is None else images.augment(self.pixels(place), random) for place in places
         ]
         width = max(image.shape[1] for image in pixels)
         width += -width % PAD_TO
-        ink = np.empty((len(pixels), 1, self.data.height, width), np.float32)
+        tensor = torch.empty((len(pixels), 1, self.data.height, width), pin_memory=pinned)
+        ink = tensor.numpy()
         steps = np.zeros(len(pixels), np.int64)
         for number, image in enumerate(pixels):
             end = image.shape[1]
@@ -115,7 +116,7 @@ class Lines:
             steps[number] = -(-end // STEP)
         valid = torch.arange(width // STEP)[None] < torch.from_numpy(steps)[:, None]
         ids, texts = [self.line_ids[place] for place in places], [self.texts[place] for place in places]
-        return Batch(torch.from_numpy(ink), valid, ids, texts)
+        return Batch(tensor, valid.pin_memory() if pinned else valid, ids, texts)
 
     def in_order(self, batch: int) -> Iterator[tuple[np.ndarray, Batch]]:
         """Every line once, un-augmented, by width; yields (places, batch)."""
@@ -175,15 +176,16 @@ def training(
     fill: Literal["lines", "tokens"] = "lines",
     multiple: int = 1,
     decoders: int = 0,
+    pinned: bool = False,
 ) -> Iterator[Batch]:
     """Batches of training steps `first_step`, `first_step` + 1, … without end; rank r of n gets rows r, r + n, … of each.
 
     fill: `batch` lines each, or as many lines, a multiple of `multiple`, as make up the padded steps of `batch` lines of
-    mean width. decoders: threads that decode ahead; 0 decodes where a batch is asked for.
+    mean width. decoders: threads that decode ahead; 0 decodes where a batch is asked for. pinned: for a GPU, as `Lines.collate`.
 
     Raises ValueError if there is no line, or `batch` is not a multiple of `world`.
     """
-    calls = _drawn(source, batch, seed, first_step, rank, world, augment, fill, multiple)
+    calls = _drawn(source, batch, seed, first_step, rank, world, augment, fill, multiple, pinned)
     return ahead(calls, decoders) if decoders else (call() for call in calls)
 
 
@@ -197,6 +199,7 @@ def _drawn(
     augment: bool,
     fill: str,
     multiple: int,
+    pinned: bool,
 ) -> Iterator[Callable[[], Batch]]:
     """What makes the batch of each step."""
     if not len(source):
@@ -221,7 +224,7 @@ def _drawn(
             for number, chunk in enumerate(chunks, step):
                 if number >= first_step:
                     noise = np.random.default_rng([seed, number, rank]) if augment else None
-                    yield partial(drawn_from.collate, chunk[rank::world], noise)
+                    yield partial(drawn_from.collate, chunk[rank::world], noise, pinned)
             step += len(chunks)
         if step == before and not any(source.weights_of([group]).any() for group in source.groups):
             raise ValueError("every line has weight 0: there is nothing to draw; see the verdicts of fit")

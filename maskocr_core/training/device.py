@@ -42,8 +42,11 @@ def moved(batch: Batch, device: torch.device) -> Batch:
 
 
 def decoders() -> int:
-    """Threads that decode lines ahead of the training of this process: one beside a CPU, up to eight where a GPU is faster."""
-    return min(8, len(os.sched_getaffinity(0))) if here().type == "cuda" else 1
+    """Threads that decode lines ahead of the training of this process: one beside a CPU, up to four where a GPU is faster.
+
+    More of them wait for Python's lock, and the thread that feeds the GPU with them.
+    """
+    return min(4, len(os.sched_getaffinity(0))) if here().type == "cuda" else 1
 
 
 def precision(device: torch.device) -> AbstractContextManager[Any]:

@@ -119,6 +119,7 @@ def _train(run: Run, config: Config, data: Path, selection: Path, folder: Path) 
             first_step=first,
             augment=True,
             decoders=device.decoders(),
+            pinned=device.here().type == "cuda",
         )
 
     figures = fit(

@@ -58,6 +58,7 @@ def train(
             fill=config.pretrain.fill,
             multiple=config.pretrain.shares,
             decoders=device.decoders(),
+            pinned=device.here().type == "cuda",
         )
 
     figures = fit(

@@ -5,7 +5,7 @@ fine-tuned on its 400 labelled ones with two seeds. Lines, cap, learning rates a
 figure is of the validation lines: the test lines are not read. All of it are the stages of maskocr in a work folder, so
 that a stop loses nothing and nothing is made twice. Some nine minutes an arm on one core.
 
-Writes `results/ablation.json` once the arms are made, if `recipe` and `scratch`, which the others are held against, are among them.
+Writes the arms that were asked for into `results/ablation.json`, beside those that are there; each says its commit.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if __name__ == "__main__":
 
 from benchmarks import results
 from benchmarks.roads import Road
-from maskocr_core import config
+from maskocr_core import artifacts, config
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Config
 
@@ -102,6 +102,7 @@ def make(name: str, work: Path) -> dict[str, Any]:
         "arm": name,
         "title": arm.title,
         "changes": list(arm.changes),
+        "commit": artifacts.code_commit(),
         "cer": {mark: [run["validation_cer"][mark] for run in runs] for mark in MARKS},
         "finetune_minutes": sum(run["cpu_seconds"] for run in runs) / len(runs) / 60,
     }
@@ -158,10 +159,11 @@ def table(result: dict[str, Any]) -> str:
         else:
             cells += ["", "", ""]
         lines.append(f"| {' | '.join(cells)} |")
+    commits = ", ".join(f"`{commit[:7]}`" for commit in dict.fromkeys(row["commit"] for row in result["runs"]))
     lines.append("")
     lines.append(
         f"`{result['command']}`, one core each: mean and [least, most] of {len(result['seeds'])} seeds of fine-tuning, one seed of "
-        f"pre-training; sample/target (`{result['data']['lines'][:12]}`)."
+        f"pre-training; sample/target (`{result['data']['lines'][:12]}`); commit {commits}."
     )
     return "\n".join(lines)
 
@@ -179,17 +181,22 @@ def main() -> None:
         rows = list(pool.map(make, arguments.arms, [arguments.work.absolute()] * len(arguments.arms)))
     for row in rows:
         print(row["title"], results.percent(row["cer"]["all"]))
-    if {"recipe", "scratch"} <= set(arguments.arms):
-        whole = list(arguments.arms) == list(ARMS)
-        path = results.save(
-            "ablation",
-            command=" ".join(["python benchmarks/ablation.py", *([] if whole else arguments.arms)]),
-            figures=figures(rows),
-            seeds=list(SEEDS),
-            data={"lines": Artifact(road.home / "lines").version},
-            runs=rows,
-        )
-        print(path)
+    version = Artifact(road.home / "lines").version
+    made = {row["arm"]: row for row in rows}
+    if (results.FOLDER / "ablation.json").is_file() and (before := results.load("ablation"))["data"][
+        "lines"
+    ] == version:
+        made = {row["arm"]: row for row in before["runs"]} | made
+    kept = [made[name] for name in ARMS if name in made]
+    path = results.save(
+        "ablation",
+        command="python benchmarks/ablation.py",
+        figures=figures(kept),
+        seeds=list(SEEDS),
+        data={"lines": version},
+        runs=kept,
+    )
+    print(path)
 
 
 if __name__ == "__main__":

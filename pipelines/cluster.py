@@ -1,22 +1,78 @@
 """Facts of the cluster, not of the method: infra/ makes the objects of these names."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
 from kfp import dsl, kubernetes
 
-SETTINGS, CREDENTIALS = "maskocr-settings", "maskocr-s3"
+SETTINGS, CREDENTIALS, NOTIFY = "maskocr-settings", "maskocr-s3", "maskocr-notify"
+NAMES = {
+    "settings": ("MLFLOW_TRACKING_URI", "MASKOCR_STORE", "AWS_ENDPOINT_URL"),
+    "credentials": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+    "notify": ("MASKOCR_NOTIFY_WEBHOOK", "MASKOCR_MLFLOW_UI"),
+}
 
 
-def on_cluster(task: dsl.PipelineTask, memory: str) -> dsl.PipelineTask:
-    """Resources, retries, settings and secrets of a task; a local run has none of them."""
-    # KFP's cache sees the names of data and image, not what lies behind them; stages know by themselves what was done.
-    task.set_caching_options(False)
+@dataclass
+class Accelerators:
+    """GPUs of each task that trains or reads with a model; 0: none. resource: as the device plugin names them.
+
+    They are written into the YAML. As parameters of a run they would be lost: kfp 2.17 does not hand the parameter of
+    `set_accelerator_limit` on into the tasks of an exit handler.
+    """
+
+    gpus: int = 0
+    resource: str = "nvidia.com/gpu"
+
+
+_wanted = Accelerators()
+
+
+@contextmanager
+def accelerated(gpus: int, resource: str) -> Iterator[None]:
+    """Tasks that are made meanwhile ask for so many GPUs."""
+    before = (_wanted.gpus, _wanted.resource)
+    _wanted.gpus, _wanted.resource = gpus, resource
+    try:
+        yield
+    finally:
+        _wanted.gpus, _wanted.resource = before
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Where tasks that train or read with a model may run; parameters of a run."""
+
+    selector: Any
+    tolerations: Any
+
+
+def on_cluster(
+    task: dsl.PipelineTask, memory: str, *, hours: int, nodes: Nodes | None = None, cached: bool = False
+) -> dsl.PipelineTask:
+    """Resources, retries, settings and secrets of a task; a local run has none of them.
+
+    hours: after which an attempt is stopped, for pods that hang. nodes: of a task that trains or reads with a model, which
+    gets the GPUs too, and shared memory for the workers inside it. cached: where everything that decides the result is in
+    the inputs. Elsewhere KFP's cache would take old for new: it sees the names of data, models and image, not what lies
+    behind them. Stages know by themselves what was done.
+    """
+    task.set_caching_options(cached)
     task.set_cpu_request("2").set_memory_request(memory).set_memory_limit(memory)
     task.set_retry(num_retries=2, backoff_duration="60s", backoff_factor=2.0)
-    kubernetes.use_config_map_as_env(
-        task, SETTINGS, {name: name for name in ("MLFLOW_TRACKING_URI", "MASKOCR_STORE", "AWS_ENDPOINT_URL")}
-    )
-    kubernetes.use_secret_as_env(
-        task, CREDENTIALS, {name: name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
-    )
+    kubernetes.set_timeout(task, hours * 3600)
+    if nodes:
+        kubernetes.add_node_selector_json(task, nodes.selector)
+        kubernetes.add_toleration_json(task, nodes.tolerations)
+        # Ray's object store and PyTorch's workers: 64 MB, what a container has by itself, is too little.
+        kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory", size_limit="2Gi")
+        if _wanted.gpus:
+            task.set_accelerator_type(_wanted.resource).set_accelerator_limit(_wanted.gpus)
+    kubernetes.use_config_map_as_env(task, SETTINGS, {name: name for name in NAMES["settings"]})
+    kubernetes.use_secret_as_env(task, CREDENTIALS, {name: name for name in NAMES["credentials"]})
+    kubernetes.use_secret_as_env(task, NOTIFY, {name: name for name in NAMES["notify"]}, optional=True)
     # All tasks of a KFP run find one MLflow run by this name.
     kubernetes.use_field_path_as_env(task, "MASKOCR_RUN", "metadata.labels['pipeline/runid']")
     kubernetes.set_security_context(task, run_as_user=1000, run_as_group=1000, run_as_non_root=True)

@@ -3,6 +3,7 @@
 from kfp import dsl
 
 from maskocr_pipelines import road
+from maskocr_pipelines.cluster import Nodes
 
 
 @dsl.pipeline(
@@ -19,6 +20,8 @@ def pretrain_finetune(
     prices_uri: str = "",
     recipe: str = "small",
     overrides: list = [],  # noqa: B006
+    node_selector: dict = {},  # noqa: B006
+    tolerations: list = [],  # noqa: B006
 ):
     """Pre-train on the unlabelled lines that fit, fine-tune from every start, compare, and register the candidate.
 
@@ -33,16 +36,21 @@ def pretrain_finetune(
         prices_uri: JSON file of prices of labels and computing, for a verdict on the investment; empty for none.
         recipe: Named configuration: pilot, smoke, small or base.
         overrides: Changes to the recipe, such as ["pretrain.steps=20000", "sweep.budgets=[300, 1000]"].
+        node_selector: Labels that the nodes of tasks with a model must have, such as {"cloud.google.com/gke-accelerator": "nvidia-l4"}; a local run has no nodes.
+        tolerations: Taints that these tasks put up with, as Kubernetes writes them.
     """
     knobs = {"recipe": recipe, "overrides": overrides}
-    data = road.accepted(knobs, data_uri, transfer_uri, protected_uris)
-    road.registered(
-        knobs,
-        data,
-        transfer_uri=transfer_uri,
-        encoder_uri=encoder_uri,
-        codebook_uri=codebook_uri,
-        start_uri=start_uri,
-        costs_uri=costs_uri,
-        prices_uri=prices_uri,
-    )
+    nodes = Nodes(node_selector, tolerations)
+    with road.told(knobs):
+        data = road.accepted(knobs, nodes, data_uri, transfer_uri, protected_uris)
+        road.registered(
+            knobs,
+            nodes,
+            data,
+            transfer_uri=transfer_uri,
+            encoder_uri=encoder_uri,
+            codebook_uri=codebook_uri,
+            start_uri=start_uri,
+            costs_uri=costs_uri,
+            prices_uri=prices_uri,
+        )

@@ -5,7 +5,7 @@ from kfp import dsl
 from maskocr_components.decide import decide
 from maskocr_components.fresh import conclude, fresh
 from maskocr_pipelines import road
-from maskocr_pipelines.cluster import on_cluster
+from maskocr_pipelines.cluster import Nodes, on_cluster
 
 
 @dsl.pipeline(name="retrain", description="From what is new below a prefix that grows to a challenger of the champion.")
@@ -20,6 +20,8 @@ def retrain(
     prices_uri: str = "",
     recipe: str = "small",
     overrides: list = [],  # noqa: B006
+    node_selector: dict = {},  # noqa: B006
+    tolerations: list = [],  # noqa: B006
 ):
     """Claim what is new, and where it is enough go on from the champion's codebook and encoder to a challenger.
 
@@ -34,22 +36,29 @@ def retrain(
         prices_uri: JSON file of prices of labels and computing, for a verdict on the investment; empty for none.
         recipe: Named configuration, the champion's: it decides the shape of the encoder that training goes on with.
         overrides: Changes to the recipe, such as ["retrain.min_lines=5000", "retrain.max_age_days=30"].
+        node_selector: Labels that the nodes of tasks with a model must have, such as {"cloud.google.com/gke-accelerator": "nvidia-l4"}; a local run has no nodes.
+        tolerations: Taints that these tasks put up with, as Kubernetes writes them.
     """
     knobs = {"recipe": recipe, "overrides": overrides}
-    claimed = fresh(**knobs, data_uri=data_uri, claims_uri=claims_uri, labelled_uri=labelled_uri)
-    claim = on_cluster(claimed, memory="4Gi").outputs["claim_out"]
-    with dsl.If(claimed.outputs["new"] == True, name="something-new"):  # noqa: E712  a channel, compared when the run is there
-        data = road.accepted(knobs, claimed.outputs["data_uri"], transfer_uri, protected_uris)
-        decided = on_cluster(decide(**knobs, **data.lines, selection=data.selection, claim=claim), memory="4Gi")
-        with dsl.If(decided.outputs["go"] == True, name="enough"):  # noqa: E712
-            registered = road.registered(
-                knobs,
-                data,
-                transfer_uri=transfer_uri,
-                encoder_uri=encoder_uri,
-                codebook_uri=decided.outputs["codebook_uri"],
-                start_uri=decided.outputs["start_uri"],
-                costs_uri=costs_uri,
-                prices_uri=prices_uri,
-            )
-            on_cluster(conclude(claim=claim, registration=registered.outputs["registration_out"]), memory="1Gi")
+    nodes = Nodes(node_selector, tolerations)
+    with road.told(knobs):
+        claimed = fresh(**knobs, data_uri=data_uri, claims_uri=claims_uri, labelled_uri=labelled_uri)
+        claim = on_cluster(claimed, memory="4Gi", hours=6).outputs["claim_out"]
+        with dsl.If(claimed.outputs["new"] == True, name="something-new"):  # noqa: E712  a channel, compared when the run is there
+            data = road.accepted(knobs, nodes, claimed.outputs["data_uri"], transfer_uri, protected_uris)
+            decided = decide(**knobs, **data.lines, selection=data.selection, claim=claim)
+            on_cluster(decided, memory="4Gi", hours=6, nodes=nodes)
+            with dsl.If(decided.outputs["go"] == True, name="enough"):  # noqa: E712
+                registered = road.registered(
+                    knobs,
+                    nodes,
+                    data,
+                    transfer_uri=transfer_uri,
+                    encoder_uri=encoder_uri,
+                    codebook_uri=decided.outputs["codebook_uri"],
+                    start_uri=decided.outputs["start_uri"],
+                    costs_uri=costs_uri,
+                    prices_uri=prices_uri,
+                )
+                concluded = conclude(claim=claim, registration=registered.outputs["registration_out"])
+                on_cluster(concluded, memory="1Gi", hours=1)

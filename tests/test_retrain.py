@@ -166,26 +166,94 @@ def test_both_stages_begin_with_a_registered_model(road, monkeypatch, tmp_path):
 # The pipeline
 
 
+def compiled(name):
+    return list(yaml.safe_load_all((REPOSITORY / "pipelines" / f"{name}.yaml").read_text()))
+
+
+def tasks_of(spec, component):
+    return spec["components"][component]["dag"]["tasks"]
+
+
 def test_what_is_not_to_be_done_stands_under_a_condition():
-    spec = next(yaml.safe_load_all(PIPELINE.read_text()))
-    outer = spec["root"]["dag"]["tasks"]
-    assert set(outer) == {"fresh", "condition-1"}
-    inner = spec["components"]["comp-condition-1"]["dag"]["tasks"]
-    assert set(inner) == {"ingest", "validate", "fit", "decide", "condition-2"}
-    last = spec["components"]["comp-condition-2"]["dag"]["tasks"]
+    spec, _ = compiled("retrain")
+    inside = tasks_of(spec, "comp-exit-handler-1")
+    assert set(inside) == {"fresh", "condition-2"}
+    inner = tasks_of(spec, "comp-condition-2")
+    assert set(inner) == {"ingest", "validate", "fit", "decide", "condition-3"}
+    last = tasks_of(spec, "comp-condition-3")
     assert set(last) == {"quantize", "pretrain", "finetune", "evaluate", "register", "conclude"}
-    names = [task["taskInfo"]["name"] for tasks in (outer, inner) for task in tasks.values()]
+    names = [task["taskInfo"]["name"] for tasks in (inside, inner) for task in tasks.values()]
     assert {"something-new", "enough"} <= set(names)
+
+
+@pytest.mark.parametrize("name", ["pretrain_finetune", "retrain"])
+def test_somebody_hears_how_a_pipeline_ended(name):
+    spec, _ = compiled(name)
+    tasks = spec["root"]["dag"]["tasks"]
+    assert set(tasks) == {"exit-handler-1", "finished"}
+    last = tasks["finished"]
+    assert last["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
+    assert last["dependentTasks"] == ["exit-handler-1"]
+    assert last["inputs"]["parameters"]["status"] == {"taskFinalStatus": {"producerTask": "exit-handler-1"}}
 
 
 def test_tasks_of_the_two_pipelines_have_the_same_room_and_settings():
     platforms = []
     for name in ("pretrain_finetune", "retrain"):
-        spec, platform = yaml.safe_load_all((REPOSITORY / "pipelines" / f"{name}.yaml").read_text())
+        spec, platform = compiled(name)
         kubernetes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
         executors = spec["deploymentSpec"]["executors"]
         platforms.append({key: (executors[key]["container"]["resources"], kubernetes[key]) for key in executors})
     assert platforms[0].items() <= platforms[1].items()
+
+
+WITH_A_MODEL = {"fit", "decide", "quantize", "pretrain", "finetune", "evaluate"}
+
+
+def test_tasks_with_a_model_have_shared_memory_and_nodes_of_their_own_and_each_attempt_an_end():
+    spec, platform = compiled("retrain")
+    kubernetes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert {name.removeprefix("exec-") for name in kubernetes} == WITH_A_MODEL | {
+        *("fresh", "ingest", "validate", "register", "conclude", "finished")
+    }
+    for key, facts in kubernetes.items():
+        with_a_model = key.removeprefix("exec-") in WITH_A_MODEL
+        assert int(facts["activeDeadlineSeconds"]) >= 3600
+        assert [mount["mountPath"] for mount in facts.get("emptyDirMounts", [])] == ["/dev/shm"] * with_a_model
+        assert ("nodeSelector" in facts) == ("tolerations" in facts) == with_a_model
+        secrets = {secret["secretName"]: secret.get("optional", False) for secret in facts["secretAsEnv"]}
+        assert secrets == {"maskocr-s3": False, "maskocr-notify": True}
+
+
+def test_kfp_may_cache_what_its_inputs_decide_and_nothing_else():
+    for name in ("pretrain_finetune", "retrain"):
+        spec, _ = compiled(name)
+        tasks = [
+            task
+            for component in spec["components"].values()
+            for task in component.get("dag", {}).get("tasks", {}).items()
+        ]
+        cached = {task for task, facts in tasks if facts.get("cachingOptions", {}).get("enableCache")}
+        assert cached == {"validate"}
+
+
+def test_gpus_are_compiled_into_the_tasks_with_a_model_and_leave_the_pipelines_beside_the_sources_alone(tmp_path):
+    from maskocr_pipelines import __main__ as compilation
+
+    (path,) = (path for path in compilation.compile_all(tmp_path, gpus=2) if path.stem == "retrain")
+    spec = next(yaml.safe_load_all(path.read_text()))
+    executors = spec["deploymentSpec"]["executors"]
+    wanted = {
+        key.removeprefix("exec-"): executor["container"]["resources"]["accelerator"]["resourceCount"]
+        for key, executor in executors.items()
+        if "accelerator" in executor["container"]["resources"]
+    }
+    assert wanted == dict.fromkeys(WITH_A_MODEL, "2")
+    before = PIPELINE.read_bytes()
+    assert (
+        subprocess.run([sys.executable, "-m", "maskocr_pipelines", "--gpus", "1"], capture_output=True).returncode == 2
+    )
+    assert PIPELINE.read_bytes() == before
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ class Assumptions(Section):
     gpus: Annotated[int, Field(ge=1)] = 1
     """How many of them train together, which must divide the recipe's `pretrain.shares`."""
     utilisation: Annotated[float, Field(gt=0.0, le=1.0)] = 0.4
-    """Share of the peak that matrix products reach (PaLM reported 0.46 on its own processors, arXiv 2204.02311; 0.4 is a guess)."""
+    """Share of the peak that matrix products reach (PaLM reported 0.46 on its own processors, arXiv 2204.02311; 0.4 is a guess, and this code reached 0.02 with paper-19m in the one trial there was)."""
     traffic: Annotated[float, Field(ge=0.0)] = 5.0
     """How often a byte kept for the backward pass crosses the memory bus: written and read forward, read backward, its gradient written and read (a guess that fused kernels undercut; 0: never a limit)."""
     cores_per_gpu: Annotated[int, Field(ge=1)] = 8

@@ -30,15 +30,37 @@ def new_challenger(model: str, version: str, verdict: str, reason: str) -> None:
         f"Look: {where}\n"
         f'Decide: maskocr promote --version {version} --reason "…"\n'
     )
-    facts = {"model": model, "version": version, "verdict": verdict, "reason": reason, "link": where, "text": text}
+    _tell(
+        {"model": model, "version": version, "verdict": verdict, "reason": reason, "link": where, "text": text},
+        "the new challenger",
+    )
+
+
+def failed_run(name: str, state: str, reason: str, page: str) -> None:
+    """Tell the same people that a pipeline run failed; raises nothing either.
+
+    page: of the run below MLflow's address; empty if it has none.
+    """
+    where = _below_ui(page) if page else ""
+    text = f"the pipeline run {name} ended as {state}: {reason or 'see the log of its last task'}\n" + (
+        f"Look: {where}\n" if where else ""
+    )
+    _tell({"run": name, "state": state, "reason": reason, "link": where, "text": text}, "a run that failed")
+
+
+def _tell(facts: dict[str, str], what: str) -> None:
     if url := os.environ.get("MASKOCR_NOTIFY_WEBHOOK"):
-        _warn("MASKOCR_NOTIFY_WEBHOOK", _post(url, json.dumps(facts, ensure_ascii=False).encode()))
+        _warn(what, "MASKOCR_NOTIFY_WEBHOOK", _post(url, json.dumps(facts, ensure_ascii=False).encode()))
     if command := os.environ.get("MASKOCR_NOTIFY_COMMAND", "").strip():
-        _warn("MASKOCR_NOTIFY_COMMAND", _feed(command, text))
+        _warn(what, "MASKOCR_NOTIFY_COMMAND", _feed(command, facts["text"]))
 
 
 def link(model: str, version: str) -> str:
     """Where a person sees the version: below MASKOCR_MLFLOW_UI, else MLflow's own address, else by `maskocr ui`."""
+    return _below_ui(f"models/{quote(model, safe='')}/versions/{version}")
+
+
+def _below_ui(page: str) -> str:
     try:
         parts = urlsplit(os.environ.get("MASKOCR_MLFLOW_UI") or tracking.uri())
     except ValueError:  # no address at all, which is no reason to lose the message
@@ -46,8 +68,8 @@ def link(model: str, version: str) -> str:
     if parts.scheme not in ("http", "https"):
         return "maskocr ui"
     # An address for clients may hold a password, which is not for a chat room.
-    page = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
-    return f"{page}/#/models/{quote(model, safe='')}/versions/{version}"
+    ui = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
+    return f"{ui}/#/{page}"
 
 
 def _post(url: str, body: bytes) -> str | None:
@@ -90,6 +112,6 @@ def _feed(command: str, text: str) -> str | None:
     return None
 
 
-def _warn(name: str, failure: str | None) -> None:
+def _warn(what: str, name: str, failure: str | None) -> None:
     if failure:
-        print(f"nobody was told of the new challenger by {name}: {failure}", file=sys.stderr, flush=True)
+        print(f"nobody was told of {what} by {name}: {failure}", file=sys.stderr, flush=True)

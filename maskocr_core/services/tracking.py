@@ -112,15 +112,19 @@ def _by_hand() -> str:
 
 @lru_cache
 def _parent(uri: str, experiment: str, name: str) -> str:
-    client = _client()
-    found = client.search_runs(
-        [_experiment(experiment)], f"tags.`maskocr.run` = '{name}' and tags.`maskocr.kind` = 'pipeline'", max_results=1
-    )
-    if found:
+    if found := _runs_of(name, _experiment(experiment)):
         return found[0].info.run_id
-    return client.create_run(
-        _experiment(experiment), run_name=name, tags={"maskocr.run": name, "maskocr.kind": "pipeline"}
-    ).info.run_id
+    return (
+        _client()
+        .create_run(_experiment(experiment), run_name=name, tags={"maskocr.run": name, "maskocr.kind": "pipeline"})
+        .info.run_id
+    )
+
+
+def _runs_of(name: str, experiment: str) -> Any:
+    """The run of a pipeline run, of which there is one at most."""
+    asked = f"tags.`maskocr.run` = '{name}' and tags.`maskocr.kind` = 'pipeline'"
+    return _client().search_runs([experiment], asked, max_results=1)
 
 
 def _experiment(name: str) -> str:
@@ -151,6 +155,25 @@ def finish(registry: Registry) -> None:
     """Say that the pipeline's run has come to its end, where no comparison ends it. Raises ValueError if MLflow is away."""
     with _answering():
         _client().set_terminated(run_id(registry))
+
+
+def end(registry: Registry, good: bool, reason: str) -> str:
+    """Say how the pipeline's run ended, if it has one that is still open; where to look at it below MLflow's address, or "".
+
+    Raises ValueError if MLflow is away.
+    """
+    client, name = _client(), os.environ.get("MASKOCR_RUN", "")
+    with _answering():
+        experiment = client.get_experiment_by_name(registry.experiment)
+        found = _runs_of(name, experiment.experiment_id) if name and experiment else []
+        if not found:
+            return ""
+        run = found[0].info
+        if run.status == "RUNNING":
+            if reason:
+                client.set_tag(run.run_id, "maskocr.ended", reason)
+            client.set_terminated(run.run_id, "FINISHED" if good else "FAILED")
+    return f"experiments/{run.experiment_id}/runs/{run.run_id}"
 
 
 def log_progress(registry: Registry, what: str, row: dict[str, float]) -> None:

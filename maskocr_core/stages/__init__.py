@@ -17,7 +17,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ def stage(
             home = work_folder() / function.__name__ / key[:24]
             if jobs.wanted(function.__name__) and not (reuse and _finished(home, outputs)):
                 return _as_a_job(function.__name__, key, config, arguments, outputs)
-            with _alone(home, function.__name__):
+            with _kept_log(config, function.__name__), _alone(home, function.__name__):
                 if not (reuse and _finished(home, outputs)):
                     metrics = function(config, **inputs, **{name: _unfinished(home, name, reuse) for name in outputs})
                     for name in outputs:
@@ -153,6 +153,15 @@ def kept(model_uri: str, name: str, into: Path) -> Path | None:
     for file in logged.files(home, name):
         artifacts.write_bytes(into / file, logged.read(home, file))
     return into / name if (into / name / artifacts.MANIFEST).is_file() else None
+
+
+def _kept_log(config: Config, name: str) -> AbstractContextManager[None]:
+    """Inside a pipeline run, what the stage prints is kept there."""
+    if not os.environ.get("MASKOCR_RUN"):
+        return nullcontext()
+    from maskocr_core.services import logs
+
+    return logs.kept(config.registry, name)
 
 
 def nothing_to_do(config: Config) -> None:

@@ -1,0 +1,90 @@
+"""What a stage prints, kept on its run in MLflow: a pod's log is gone with the pod."""
+
+from __future__ import annotations
+
+import io
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+
+from maskocr_core.config import Registry
+from maskocr_core.services import tracking
+
+EVERY_SECONDS = 30.0  # between two copies of a log that grew
+FOLDER = "logs"
+
+
+@contextmanager
+def kept(registry: Registry, stage: str) -> Iterator[None]:
+    """What Python prints meanwhile goes to `logs/<stage>.log` of the pipeline's run too: now and then, and at the end.
+
+    An error ends the log with its traceback. A tracker that is away is said once, and costs the log alone.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{stage}.log"
+        with path.open("w", encoding="utf-8") as log, _copied(path, registry):
+            lock = threading.Lock()
+            with redirect_stdout(_Tee(sys.stdout, log, lock)), redirect_stderr(_Tee(sys.stderr, log, lock)):
+                try:
+                    yield
+                except BaseException:
+                    with lock:
+                        log.write(traceback.format_exc())
+                        log.flush()
+                    raise
+
+
+class _Tee(io.TextIOBase):
+    """Writes to a stream and to a log; asked what it is, it answers as the stream."""
+
+    def __init__(self, stream: io.TextIOBase, log: io.TextIOBase, lock: threading.Lock):
+        self.stream, self.log, self.lock = stream, log, lock
+
+    def write(self, text: str) -> int:
+        with self.lock:  # threads print too
+            self.log.write(text)
+            self.log.flush()
+        return self.stream.write(text)
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+    def isatty(self) -> bool:
+        return self.stream.isatty()
+
+    def fileno(self) -> int:
+        return self.stream.fileno()
+
+
+@contextmanager
+def _copied(path: Path, registry: Registry) -> Iterator[None]:
+    """A thread that copies the file to the run while it grows; the last copy is made at the end, whatever that is."""
+    ended, trouble = threading.Event(), threading.Event()
+
+    def copy(size: int) -> int:
+        if (now := path.stat().st_size) == size or trouble.is_set():
+            return size
+        try:
+            tracking.artifact_store(f"runs:/{tracking.run_id(registry)}").log_artifact(str(path), FOLDER)
+        except Exception as error:  # a tracker has many ways to be away, and none is a reason to lose the stage
+            trouble.set()
+            print(f"{path.name} is not kept in MLflow: {error}", file=sys.__stderr__, flush=True)
+        return now
+
+    def follow() -> None:
+        size = 0
+        while not ended.wait(EVERY_SECONDS):
+            size = copy(size)
+        copy(size)
+
+    follower = threading.Thread(target=follow, name="log", daemon=True)
+    follower.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        follower.join()

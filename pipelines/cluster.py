@@ -7,10 +7,11 @@ from typing import Any
 
 from kfp import dsl, kubernetes
 
-SETTINGS, CREDENTIALS, NOTIFY = "maskocr-settings", "maskocr-s3", "maskocr-notify"
+SETTINGS, CREDENTIALS, LOG_IN, NOTIFY = "maskocr-settings", "maskocr-s3", "maskocr-mlflow-client", "maskocr-notify"
 NAMES = {
     "settings": ("MLFLOW_TRACKING_URI", "MASKOCR_STORE", "AWS_ENDPOINT_URL"),
     "credentials": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+    "log-in": ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
     "notify": ("MASKOCR_NOTIFY_WEBHOOK", "MASKOCR_MLFLOW_UI"),
 }
 
@@ -72,6 +73,8 @@ def on_cluster(
             task.set_accelerator_type(_wanted.resource).set_accelerator_limit(_wanted.gpus)
     kubernetes.use_config_map_as_env(task, SETTINGS, {name: name for name in NAMES["settings"]})
     kubernetes.use_secret_as_env(task, CREDENTIALS, {name: name for name in NAMES["credentials"]})
+    # MLflow may ask for a log-in or not, and there may be nobody to tell.
+    kubernetes.use_secret_as_env(task, LOG_IN, {name: name for name in NAMES["log-in"]}, optional=True)
     kubernetes.use_secret_as_env(task, NOTIFY, {name: name for name in NAMES["notify"]}, optional=True)
     # All tasks of a KFP run find one MLflow run by this name.
     kubernetes.use_field_path_as_env(task, "MASKOCR_RUN", "metadata.labels['pipeline/runid']")

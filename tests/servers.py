@@ -4,9 +4,13 @@ import json
 import os
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -122,6 +126,86 @@ def seaweed(folder: Path) -> Iterator[S3]:
             for port in (*range(base, base + PORTS), base + PORTS - 1 + 10000):
                 for left in Path("/tmp").glob(f"seaweedfs-*{port}.sock"):
                     left.unlink()
+
+
+@contextmanager
+def postgres(folder: Path) -> Iterator[str]:
+    """PostgreSQL with an empty database: its address for SQLAlchemy. Skips the test where it is not installed.
+
+    Its programs refuse to be run by root, who lends them the user that the package makes.
+    """
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [Path(shutil.which("initdb") or "")]
+    if not programs[-1].name:
+        pytest.skip("no PostgreSQL: install postgresql")
+    home, port = Path(tempfile.mkdtemp(prefix="postgres-")), free_ports(1)
+    as_user = []
+    if os.geteuid() == 0:
+        shutil.chown(home, "postgres", "postgres")
+        as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+
+    def run(program: str, *words: str) -> None:
+        command = [*as_user, str(programs[-1].with_name(program)), *words]
+        done = subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=60)
+        if done.returncode:
+            raise RuntimeError(f"{program} failed: {done.stdout}{done.stderr}")
+
+    try:
+        run(
+            "initdb",
+            "-D",
+            f"{home}/data",
+            "-U",
+            "mlflow",
+            "--auth=trust",
+            "--no-sync",
+            "-E",
+            "UTF8",
+            "--locale=C.UTF-8",
+        )
+        options = f"-c listen_addresses=127.0.0.1 -p {port} -k {home} -c fsync=off"
+        run("pg_ctl", "-D", f"{home}/data", "-w", "-l", f"{home}/log", "-o", options, "start")
+        try:
+            run("createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "mlflow", "mlflow")
+            yield f"postgresql+psycopg2://mlflow@127.0.0.1:{port}/mlflow"
+        finally:
+            run("pg_ctl", "-D", f"{home}/data", "-m", "fast", "-w", "stop")
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@contextmanager
+def mlflow(folder: Path, backend: str, artifacts: str, environment: dict[str, str]) -> Iterator[str]:
+    """An MLflow server that hands artifacts on to `artifacts`; its address. environment: what it needs to reach them."""
+    port = free_ports(1)
+    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", backend, "--artifacts-destination", artifacts]
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    settings = os.environ | quiet | environment
+    settings.pop("MLFLOW_TRACKING_URI", None)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command, cwd=folder, env=settings, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            _await_health(address, process, folder / "log")
+            yield address
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)  # its workers are processes of their own
+            process.wait()
+
+
+def _await_health(address: str, process: subprocess.Popen, log: Path) -> None:
+    for _ in range(PATIENCE * 4):
+        try:
+            with urllib.request.urlopen(f"{address}/health", timeout=5):
+                return
+        except OSError:
+            if process.poll() is not None:
+                break
+            time.sleep(0.1)
+    raise RuntimeError(f"the MLflow server does not answer:\n{log.read_text(errors='replace')[-2000:]}")
 
 
 def free_ports(count: int) -> int:

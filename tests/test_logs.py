@@ -30,6 +30,15 @@ def test_both_streams_are_kept_and_shown(capsys):
     assert "later" not in log()
 
 
+def test_who_holds_on_to_a_stream_may_write_to_it_afterwards(capsys):
+    """As handlers of `logging` do that were made meanwhile."""
+    with logs.kept(Registry(), "ingest"):
+        held = sys.stdout
+    held.write("later\n")
+    assert capsys.readouterr().out == "later\n" and not held.closed
+    assert "logs/ingest.log" not in logged.files(f"runs:/{tracking.run_id(Registry())}")  # nothing was said in time
+
+
 def test_an_error_ends_the_log_with_its_traceback_and_goes_on():
     with pytest.raises(ValueError, match="no lines"), logs.kept(Registry(), "ingest"):
         print("before")

@@ -222,7 +222,7 @@ def test_tasks_with_a_model_have_shared_memory_and_nodes_of_their_own_and_each_a
         assert [mount["mountPath"] for mount in facts.get("emptyDirMounts", [])] == ["/dev/shm"] * with_a_model
         assert ("nodeSelector" in facts) == ("tolerations" in facts) == with_a_model
         secrets = {secret["secretName"]: secret.get("optional", False) for secret in facts["secretAsEnv"]}
-        assert secrets == {"maskocr-s3": False, "maskocr-notify": True}
+        assert secrets == {"maskocr-s3": False, "maskocr-mlflow-client": True, "maskocr-notify": True}
 
 
 def test_kfp_may_cache_what_its_inputs_decide_and_nothing_else():

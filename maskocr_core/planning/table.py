@@ -8,7 +8,9 @@ from maskocr_core.planning.assumptions import Assumptions, written
 from maskocr_core.planning.hardware import DEVICES
 from maskocr_core.planning.plan import Plan
 
-CAUTION = "Computed from formulas. In the one trial on a GPU, an H100, paper-19m reached 2 % of the peak: see docs/plan.md."
+CAUTION = (
+    "Computed from formulas. In the one trial on a GPU, an H100, paper-19m reached 2 % of the peak: see docs/plan.md."
+)
 _ROWS: list[tuple[str, Callable[[Plan], str]]] = [
     ("encoder: width × depth", lambda plan: plan.encoder),
     ("stem", lambda plan: plan.stem),

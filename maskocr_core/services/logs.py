@@ -26,29 +26,48 @@ def kept(registry: Registry, stage: str) -> Iterator[None]:
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{stage}.log"
-        with path.open("w", encoding="utf-8") as log, _copied(path, registry):
-            lock = threading.Lock()
-            with redirect_stdout(_Tee(sys.stdout, log, lock)), redirect_stderr(_Tee(sys.stderr, log, lock)):
+        with _copied(path, registry), _Log(path) as log:
+            with redirect_stdout(_Tee(sys.stdout, log)), redirect_stderr(_Tee(sys.stderr, log)):
                 try:
                     yield
                 except BaseException:
-                    with lock:
-                        log.write(traceback.format_exc())
-                        log.flush()
+                    log.write(traceback.format_exc())
                     raise
 
 
-class _Tee(io.TextIOBase):
-    """Writes to a stream and to a log; asked what it is, it answers as the stream."""
+class _Log:
+    """The file, for several streams and threads; nothing is written once it is closed."""
 
-    def __init__(self, stream: io.TextIOBase, log: io.TextIOBase, lock: threading.Lock):
-        self.stream, self.log, self.lock = stream, log, lock
+    def __init__(self, path: Path):
+        self._file, self._lock = path.open("w", encoding="utf-8"), threading.Lock()
+
+    def write(self, text: str) -> None:
+        with self._lock:
+            if not self._file.closed:
+                self._file.write(text)
+                self._file.flush()
+
+    def __enter__(self) -> _Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._file.close()
+
+
+class _Tee(io.TextIOBase):
+    """Writes to a stream and to a log; asked what it is, it answers as the stream, which libraries do when all is over."""
+
+    def __init__(self, stream: io.TextIOBase, log: _Log):
+        self.stream, self.log = stream, log
 
     def write(self, text: str) -> int:
-        with self.lock:  # threads print too
-            self.log.write(text)
-            self.log.flush()
+        self.log.write(text)
         return self.stream.write(text)
+
+    @property
+    def closed(self) -> bool:
+        return self.stream.closed
 
     def flush(self) -> None:
         self.stream.flush()

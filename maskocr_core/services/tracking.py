@@ -304,7 +304,9 @@ def log_model(registry: Registry, run: str, recognizer: Path, saw: Path, sample:
     except mlflow.exceptions.MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    return str(client.create_model_version(registry.model, logged.model_uri, run_id=run).version)
+    return str(
+        client.create_model_version(registry.model, logged.model_uri, run_id=run, model_id=logged.model_id).version
+    )
 
 
 def describe_version(

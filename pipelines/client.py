@@ -23,6 +23,7 @@ NO_API = (
 )
 REQUEST_SECONDS = (3, 30)  # to connect, to answer: a half-open connection must not hold a wait of days
 OUTAGE_SECONDS = 300.0  # an endpoint that restarts is away for less, and the run goes on without it
+FIRST_LOOK_SECONDS = 0.5  # doubled from look to look: what fails at once is told at once
 
 
 class RunFailed(RuntimeError):
@@ -160,6 +161,9 @@ def submit(
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # kfp prints links of its own
             warnings.simplefilter("ignore", FutureWarning)
             client = kfp.Client(host=endpoint, existing_token=token, namespace=namespace or "kubeflow")
+            # Without an id, from a page of HTML, kfp would go on and have the run in some other experiment.
+            if not client.create_experiment(experiment, namespace=namespace).experiment_id:
+                raise RuntimeError(f"{endpoint} {NO_API}")
             run_id = client.create_run_from_pipeline_package(
                 str(pipeline_yaml), arguments, run_name=run_name, experiment_name=experiment, namespace=namespace
             ).run_id
@@ -216,8 +220,11 @@ def trouble(endpoint: str, error: Exception) -> str:
         return f"{endpoint} refuses ({status}): give a token that is still valid and may create runs in this namespace"
     if status >= 500:
         return f"{endpoint} is in trouble ({status}): try again, or read `kubectl -n kubeflow logs deploy/ml-pipeline`"
-    said = re.search(r'"message": *"((?:[^"\\]|\\.)*)"', str(error.body))
-    return f"{endpoint} refuses the request ({status}): {said[1] if said else error.body}"
+    try:
+        said = " ".join(json.loads(error.body)["message"].split())
+    except (ValueError, KeyError, TypeError, AttributeError):  # a page, or nothing at all: a gateway's, not KFP's
+        return f"{endpoint} ({status}) {NO_API}"
+    return f"{endpoint} refuses the request ({status}): {said}"
 
 
 def _follow(
@@ -225,6 +232,7 @@ def _follow(
 ) -> None:
     """Polls by itself: kfp's wait_for_run_completion never returns from a canceled run."""
     told: dict[str, str] = {"run": "PENDING"}
+    pause = FIRST_LOOK_SECONDS
     started = answered = time.monotonic()
     while True:
         try:
@@ -254,7 +262,8 @@ def _follow(
                 f"run {run_id} is still {told['run']} after {timeout_seconds:g} s and "
                 f"goes on: look at {_page(endpoint, run_id)}, or allow more time",
             )
-        time.sleep(poll_seconds)
+        time.sleep(min(pause, poll_seconds))
+        pause *= 2
 
 
 def _tasks(run) -> list:

@@ -1,5 +1,6 @@
 """Stages as jobs of a Ray cluster elsewhere, at a real job server on loopback."""
 
+import json
 import os
 import shlex
 import signal
@@ -9,8 +10,10 @@ import time
 
 import nodes
 import packed
+import psutil
 import pytest
 import servers
+from conftest import REPOSITORY
 
 from maskocr_core import config, stages
 from maskocr_core.artifacts import Artifact
@@ -63,25 +66,146 @@ def test_a_mistake_that_a_job_finds_is_told_as_it_is_here_and_the_next_try_is_a_
             pretrain(root, tmp_path / "out", "pretrain.probe_labels=8")
 
 
-@pytest.mark.cluster
-def test_whoever_asks_again_finds_the_job_that_is_at_the_work_and_follows_it(root, server, tmp_path, monkeypatch):
-    changes = ["pretrain.workers=0", "pretrain.steps=100", "pretrain.checkpoint_every=2"]
-    asked = [sys.executable, "-m", "maskocr_core.cli", "pretrain", "--recipe", "smoke"]
-    asked += [word for change in changes for word in ("--set", change)]
-    asked += [word for name in INPUTS for word in (f"--{name}", str(root / name))]
-    asked += ["--encoder-out", str(tmp_path / "out")]
-    environment = os.environ | {"RAY_ADDRESS": server}
-    first = subprocess.Popen(asked, env=environment, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+def component(root, out, steps=100):
+    """The task of a pipeline as a pod runs it: kfp's executor, which calls the component, which calls the stage."""
+
+    def artifact(path, kind="Artifact"):
+        return {"artifacts": [{"name": path.name, "type": {"schemaTitle": f"system.{kind}"}, "uri": str(path)}]}
+
+    overrides = ["pretrain.workers=0", f"pretrain.steps={steps}", "pretrain.checkpoint_every=2"]
+    given = {"recipe": "smoke", "overrides": overrides, "data_version": "", "start_uri": ""}
+    asked = {
+        "inputs": {"parameterValues": given, "artifacts": {name: artifact(root / name) for name in INPUTS}},
+        "outputs": {
+            "artifacts": {"encoder_out": artifact(out), "metrics": artifact(out.with_name("metrics"), "Metrics")},
+            "outputFile": str(out.with_name("executor_output.json")),
+        },
+    }
+    command = [sys.executable, "-m", "kfp.dsl.executor_main", "--function_to_execute", "pretrain"]
+    command += ["--component_module_path", str(REPOSITORY / "components" / "pretrain.py")]
+    return [*command, "--executor_input", json.dumps(asked)]
+
+
+def at_work(out):
+    """The processes of the job that writes to `out`; the task's own has no such flag."""
+    flag = f"--encoder-out {out}"
+    return [each for each in psutil.process_iter(["cmdline"]) if flag in " ".join(each.info["cmdline"] or [])]
+
+
+def await_checkpoint(tmp_path, command, patience=120):
+    deadline = time.monotonic() + patience
     while not list(tmp_path.glob("stages/pretrain/*/scratch/checkpoints/*.safetensors")):
-        assert first.poll() is None and time.monotonic() < deadline
+        assert command.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
-    first.send_signal(signal.SIGKILL)
+
+
+def await_words(words, said, command, patience=120):
+    deadline = time.monotonic() + patience
+    while words not in said.read_text():
+        assert command.poll() is None and time.monotonic() < deadline, said.read_text()
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def started(server, tmp_path):
+    """Starts commands that find the job server and write what they say to a file; those left at the end die."""
+    running = []
+
+    def start(command, said, **variables):
+        environment = os.environ | {"RAY_ADDRESS": server} | variables
+        with (tmp_path / said).open("w") as file:
+            running.append(subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT))
+        return running[-1]
+
+    yield start
+    for command in running:
+        command.kill()
+        command.wait()
+
+
+def status_of_the_only_job_of(server, out):
+    from ray.job_submission import JobSubmissionClient
+
+    [job] = [job for job in JobSubmissionClient(server).list_jobs() if str(out) in job.entrypoint]
+    return job.status
+
+
+@pytest.mark.cluster
+def test_a_task_that_was_killed_and_starts_again_finds_its_job_and_follows_it(root, started, tmp_path):
+    out = tmp_path / "out"
+    first = started(component(root, out), "first", MASKOCR_RUN="mine")
+    await_checkpoint(tmp_path, first)
+    first.kill()
     first.wait()
-    again = subprocess.run(asked, env=environment, capture_output=True, text=True, check=False)
-    assert again.returncode == 0, again.stderr
-    assert "is at this very work, following it" in again.stderr
-    assert Artifact(tmp_path / "out").metrics["resumed_at"] == 0  # the job never stopped
+    assert at_work(out)
+    again = started(component(root, out), "again", MASKOCR_RUN="mine")
+    assert again.wait(300) == 0, (tmp_path / "again").read_text()
+    assert "is at this very work, following it" in (tmp_path / "again").read_text()
+    assert Artifact(out).metrics["resumed_at"] == 0  # the job never stopped
+
+
+@pytest.mark.cluster
+def test_a_task_that_is_told_to_end_stops_its_job_and_the_next_attempt_goes_on_from_the_checkpoint(
+    root, server, started, tmp_path
+):
+    out = tmp_path / "out"
+    first = started(component(root, out), "first", MASKOCR_RUN="mine")
+    await_checkpoint(tmp_path, first)
+    job = at_work(out)
+    assert job and status_of_the_only_job_of(server, out) == "RUNNING"
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(60) == 143, (tmp_path / "first").read_text()
+    assert "told to end (SIGTERM), job maskocr-pretrain-" in (tmp_path / "first").read_text()
+    assert status_of_the_only_job_of(server, out) == "STOPPED"
+    assert not any(process.is_running() for process in job) and not at_work(out)
+    assert not (out / "manifest.json").exists()
+    again = started(component(root, out), "again", MASKOCR_RUN="mine")
+    assert again.wait(300) == 0, (tmp_path / "again").read_text()
+    assert "submitted as job" in (tmp_path / "again").read_text()
+    assert Artifact(out).metrics["resumed_at"] > 0
+    assert status_of_the_only_job_of(server, out) == "SUCCEEDED"
+
+
+@pytest.mark.cluster
+def test_who_follows_the_job_of_another_pipeline_ends_without_it_and_its_owner_takes_it_along(
+    root, server, started, tmp_path
+):
+    out = tmp_path / "out"
+    owner = started(component(root, out, steps=2000), "owner", MASKOCR_RUN="mine")
+    await_checkpoint(tmp_path, owner)
+    other = started(component(root, out, steps=2000), "other", MASKOCR_RUN="another")
+    await_words("following it", tmp_path / "other", other)
+    other.send_signal(signal.SIGTERM)
+    assert other.wait(60) == 143, (tmp_path / "other").read_text()
+    assert "goes on, as it belongs to the pipeline run mine" in (tmp_path / "other").read_text()
+    assert status_of_the_only_job_of(server, out) == "RUNNING" and owner.poll() is None
+    owner.kill()
+    owner.wait()
+    retried = started(component(root, out, steps=2000), "retried", MASKOCR_RUN="mine")
+    await_words("following it", tmp_path / "retried", retried)
+    retried.send_signal(signal.SIGTERM)
+    assert retried.wait(60) == 143, (tmp_path / "retried").read_text()
+    assert status_of_the_only_job_of(server, out) == "STOPPED" and not at_work(out)
+
+
+@pytest.mark.cluster
+def test_a_job_that_dies_without_a_word_is_not_given_the_reason_of_the_one_before(server, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", server)
+    with pytest.raises(RuntimeError, match=r"^the first reason \(job maskocr-fit-silent FAILED"):
+        jobs.run("fit", "silent", "sleep 1; echo maskocr: the first reason; exit 1")
+    with pytest.raises(RuntimeError, match="failed with exit code 1") as failure:
+        jobs.run("fit", "silent", "sleep 1; exit 1")
+    assert not str(failure.value).startswith("the first reason")
+
+
+@pytest.mark.cluster
+def test_a_job_whose_server_is_gone_is_named_with_what_would_stop_it(monkeypatch):
+    from ray.job_submission import JobSubmissionClient
+
+    with nodes.one_node(jobs=servers.free_ports(1)) as address:
+        client = JobSubmissionClient(address)
+        assert "could not be stopped" in jobs._stopped(client, "none")
+    assert "if it runs, `ray job stop none`" in jobs._stopped(client, "none")
 
 
 def test_the_command_of_a_job_gives_the_same_configuration_and_absolute_paths(tmp_path, monkeypatch):

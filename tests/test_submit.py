@@ -1,6 +1,5 @@
 import builtins
 import io
-import json
 import os
 import socket
 import subprocess
@@ -307,34 +306,6 @@ def kfp(tmp_path, *words, **variables):
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("KFP_", "KF_"))}
     environment = clean | {"HOME": str(tmp_path)} | variables  # kfp keeps a namespace in the home folder
     return subprocess.run([KFP, *words], env=environment, capture_output=True, text=True, timeout=60)
-
-
-def test_the_documented_command_line_of_kfp_submits_a_run(tiny, tmp_path):
-    with Server() as server:
-        done = kfp(
-            tmp_path, "--endpoint", server.url, "run", "submit", "-e", "maskocr", "-f", tiny, "n=3", 'words=["a=b"]'
-        )
-        assert done.returncode == 0, done.stderr
-        assert server.runs["r1"]["runtime_config"]["parameters"] == {"n": 3, "words": ["a=b"]}
-        assert list(server.experiments) == ["maskocr"]
-
-
-def test_three_variables_make_the_short_form_of_kfp_submit_a_run(tiny, tmp_path):
-    with Server() as server:
-        done = kfp(
-            tmp_path,
-            "--output",
-            "json",
-            "run",
-            "submit",
-            "n=3",
-            KFP_ENDPOINT=server.url,
-            KFP_RUN_CREATE_EXPERIMENT_NAME="maskocr",
-            KFP_RUN_CREATE_PACKAGE_FILE=str(tiny),
-        )
-        assert done.returncode == 0, done.stderr
-        assert server.runs["r1"]["runtime_config"]["parameters"] == {"n": 3}
-        assert json.loads(done.stdout[done.stdout.index("{") :])["run_id"] == "r1"
 
 
 def test_the_command_line_of_kfp_fails_where_the_server_refuses_the_run(tiny, tmp_path):

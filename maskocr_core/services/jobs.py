@@ -3,6 +3,11 @@
 A job is known by the key of its work: whoever asks for the same work finds the job that is at it, after a restart of
 his own machine too, and follows it. Source:
 https://docs.ray.io/en/latest/cluster/running-applications/job-submission/sdk.html
+
+Who is told to end by SIGTERM stops his job first, for that is how the pods of a cancelled pipeline are ended. An
+eviction ends a pod in the same way, and from inside nobody can tell the two apart. So an eviction stops the job as
+well: the retried task finds it stopped, submits it anew, and goes on from the last checkpoint. What was done since then
+is lost, which is less than a job of a cancelled pipeline that nobody ends. SIGKILL and Ctrl-C leave the job at work.
 """
 
 from __future__ import annotations
@@ -11,7 +16,9 @@ import asyncio
 import json
 import os
 import shlex
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -30,6 +37,9 @@ STAGES = (
 )  # what the others do is not worth a way there
 REFUSED = 2  # the exit code of a command whose user made a mistake
 PATIENCE = 120  # seconds that a young or busy cluster is given to have an agent that takes a job
+ANEW = "Runtime env is setting up."  # ends the first line of an attempt; a log goes on with the next job of its name
+GRACE = 25  # seconds that a job is given to stop: Kubernetes kills a pod 30 s after its SIGTERM
+TERMINATED = 128 + signal.SIGTERM  # the exit code of a process that was told to end
 
 
 def wanted(stage: str) -> bool:
@@ -65,22 +75,22 @@ def differences(config: Config) -> list[str]:
 
 
 def run(stage: str, key: str, entrypoint: str) -> None:
-    """Return once the job of this key has succeeded; one that is at it already is followed, one that failed is made again.
+    """Return once the job of this key has succeeded; one that is at it is followed, one that has ended is made again.
 
-    Raises ValueError if the job was refused as a user's mistake, RuntimeError if it failed or was stopped, each with what
-    it said last.
+    Raises ValueError if the job was refused as a user's mistake, RuntimeError if it failed or was stopped, each with
+    what it said last, and SystemExit after a SIGTERM: the job is stopped by then, unless another pipeline submitted it.
     """
     cluster.check()
     from ray.job_submission import JobSubmissionClient
 
     client = JobSubmissionClient(os.environ["RAY_ADDRESS"])
     name = f"maskocr-{stage}-{key[:24]}"
-    if _under_way(client, name):
-        print(f"{stage}: job {name} is at this very work, following it", file=sys.stderr)
-    else:
-        _submit(client, name, entrypoint)
-        print(f"{stage}: submitted as job {name}", file=sys.stderr)
-    said = asyncio.run(_followed(client, name))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        said = asyncio.run(_seen_through(client, stage, name, entrypoint))
+    finally:
+        if _hears_signals():
+            signal.signal(signal.SIGTERM, before)  # asyncio leaves the system's own behind
     info = client.get_job_info(name)
     if info.status == "SUCCEEDED":
         return
@@ -89,40 +99,104 @@ def run(stage: str, key: str, entrypoint: str) -> None:
     raise ValueError(message) if info.driver_exit_code == REFUSED else RuntimeError(message)
 
 
-def _under_way(client: Any, name: str) -> bool:
-    """Whether the job runs or waits; one that has ended makes room for another of its name."""
-    known = {job.submission_id: job.status for job in client.list_jobs()}
+def _hears_signals() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+async def _seen_through(client: Any, stage: str, name: str, entrypoint: str) -> list[str]:
+    """Find or submit the job, follow it to its end; the lines of its log. SIGTERM ends the job, then this process."""
+    task, told_to_end = asyncio.current_task(), asyncio.Event()
+
+    def end() -> None:
+        told_to_end.set()
+        task.cancel()
+
+    if _hears_signals():
+        # Called between two waits of this task: a request that is under way is answered first, and no job gets lost.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end)
+    owner = _pipeline_run()
+    try:
+        if (found := _under_way(client, name)) is not None:
+            owner = (found.metadata or {}).get("run", "")
+            print(f"{stage}: job {name} is at this very work, following it", file=sys.stderr)
+        else:
+            await _submit(client, name, entrypoint)
+            print(f"{stage}: submitted as job {name}", file=sys.stderr)
+        return await _followed(client, name)
+    except asyncio.CancelledError:
+        if not told_to_end.is_set():
+            raise
+    # The request to stop goes out before anything else: where a pod's first process dies at once, little time is left.
+    became = (
+        _stopped(client, name) if owner == _pipeline_run() else f"goes on, as it belongs to the pipeline run {owner}"
+    )
+    print(f"{stage}: told to end (SIGTERM), job {name} {became}", file=sys.stderr, flush=True)
+    raise SystemExit(TERMINATED)
+
+
+def _under_way(client: Any, name: str) -> Any | None:
+    """What is known of the job if it runs or waits; one that has ended makes room for another of its name."""
+    known = {job.submission_id: job for job in client.list_jobs()}
     if name not in known:
-        return False
-    if known[name].is_terminal():
+        return None
+    if known[name].status.is_terminal():
         client.delete_job(name)
-        return False
-    return True
+        return None
+    return known[name]
 
 
-def _submit(client: Any, name: str, entrypoint: str) -> None:
+async def _submit(client: Any, name: str, entrypoint: str) -> None:
     """Submit the job; a cluster whose job agent is not up yet says so in an error 500, which is no refusal."""
     patient_until = time.monotonic() + PATIENCE
     while True:
         try:
-            client.submit_job(entrypoint=entrypoint, submission_id=name, runtime_env={"env_vars": _environment()})
+            client.submit_job(
+                entrypoint=entrypoint,
+                submission_id=name,
+                runtime_env={"env_vars": _environment()},
+                metadata={"run": _pipeline_run()},
+            )
             return
         except RuntimeError as error:
             if "No available agent" not in str(error) or time.monotonic() > patient_until:
                 raise
-            time.sleep(2)
+            await asyncio.sleep(2)
 
 
 async def _followed(client: Any, name: str) -> list[str]:
-    """Print the log of a job until it ends; its lines."""
+    """Print the log of a job until it ends; its lines, without those of earlier jobs of this name."""
     said, rest = [], ""
     async for text in client.tail_job_logs(name):
         print(text, end="", file=sys.stderr, flush=True)
         *whole, rest = (rest + text).split("\n")
-        said += whole
+        for line in whole:
+            if line.endswith(ANEW):
+                said.clear()
+            said.append(line)
     while not client.get_job_status(name).is_terminal():  # the log may break off before the job ends
-        time.sleep(1)
+        await asyncio.sleep(1)
     return [*said, rest]
+
+
+def _stopped(client: Any, name: str) -> str:
+    """Stop the job and wait until its processes are gone, for as long as there is time; what became of it, in words."""
+    patient_until = time.monotonic() + GRACE
+    try:
+        while True:
+            client.stop_job(name)  # said again: a job whose supervisor is still being started does not hear it
+            status = client.get_job_status(name)
+            if status.is_terminal():
+                return f"is {status}"
+            if time.monotonic() > patient_until:
+                return f"was told to stop and is still {status} after {GRACE} s: look at `ray job status {name}`"
+            time.sleep(0.2)
+    except (RuntimeError, OSError) as error:  # the answers and the silence of a job server
+        return f"could not be stopped ({cluster.last_line(error)}): if it runs, `ray job stop {name}`"
+
+
+def _pipeline_run() -> str:
+    """The run of a pipeline that this process works for; a task that is retried works for the same one."""
+    return os.environ.get("MASKOCR_RUN", "")
 
 
 def _environment() -> dict[str, str]:

@@ -5,6 +5,7 @@ import json
 import math
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import rendered
 from PIL import Image
@@ -16,6 +17,8 @@ from benchmarks import (
     data_corpus,
     data_figures,
     data_worker,
+    gpu,
+    method,
     results,
     train,
     train_contenders,
@@ -177,3 +180,49 @@ def test_the_intervals_that_reports_print_hold_the_truth_more_often_than_those_o
     rows = {(row["what"], row["method"]): row["held"] for row in coverage.measure(60)}
     for what in ("cer", "difference"):
         assert rows[what, "documents"] >= 0.85 > rows[what, "lines"] + 0.02
+
+
+def test_rounds_on_a_gpu_are_timed_without_the_steps_that_compile(monkeypatch):
+    clock = iter([0.0, 100.0, 102.0, 105.0])  # the start, and the beginnings of two rounds and the end
+    monkeypatch.setattr(gpu.torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(gpu.time, "perf_counter", lambda: next(clock))
+    watch = gpu.Watch()
+    for _ in range(4):
+        watch.mark()
+    rounds = watch.rounds(lines=32)
+    assert [row["seconds"] for row in rounds] == [2.0, 3.0]
+    assert [row["lines"] for row in rounds] == [gpu.STEPS * 32] * 2
+
+
+def test_the_result_of_a_gpu_says_what_each_part_brings(monkeypatch, tmp_path):
+    def told(*seconds):
+        rows = [{"lines": 600.0, "seconds": each, "data_wait": 0.1, "operations": 3e12} for each in seconds]
+        return {"rounds": rows, "first_seconds": 9.0, "memory": 4e9}
+
+    variants = {"shipped": told(1.0, 2.0), "eager": told(2.0, 2.0), "float32": told(4.0, 4.0)}
+    variants |= {"cudnn": told(6.0), "flash": told(1.0, 1.0)}
+    run = {"recipe": "paper-3m", "variants": variants, "parameters": 3e6, "expected_memory": 8e9, "mean_width": 626.0}
+    found = gpu.figures([run], [100e12, 100e12])
+    assert found["paper_3m_shipped"]["value"] == 450 and found["paper_3m_over_float32"]["spread"] == [2.0, 4.0]
+    assert found["paper_3m_over_cudnn"]["value"] == 6.0
+    assert found["paper_3m_of_peak"]["spread"] == [0.015, 0.03] and found["paper_3m_memory_over_plan"]["value"] == 0.5
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    path = results.save(
+        "gpu", command="python benchmarks/gpu.py", figures=found, runs=[run | {"card": "X", "torch": "2"}]
+    )
+    table = gpu.table(json.loads(path.read_text()))
+    assert all(title in table for title in gpu.TITLES.values()) and "150 [150, 150]" in table
+
+
+def test_a_pack_without_unlabelled_lines_gives_those_past_its_budget_without_their_texts(tmp_path):
+    (few,) = (pack for pack in method.PACKS.values() if pack.name == "fraktur_print")
+    rows = rendered.rows(documents=2, lines=4, split="train", font="serif", seed=1)
+    rendered.parquet(tmp_path / few.name / "train.parquet", [row | {"order": 998 + n} for n, row in enumerate(rows)])
+    rendered.parquet(tmp_path / few.name / "val.parquet", rows)
+    folder = method.laid_out(few, tmp_path, tmp_path / "home")
+    table = pq.read_table(folder / "train.parquet").to_pylist()
+    assert [row["split"] for row in table] == ["train"] * 2 + ["unlabeled"] * 6
+    assert [bool(row["text"]) for row in table] == [True] * 2 + [False] * 6
+    assert pq.read_table(folder / "val.parquet").to_pylist() == rows
+    rendered.parquet(tmp_path / few.name / "unlabeled.parquet", rows)
+    assert method.laid_out(few, tmp_path, tmp_path / "home") == tmp_path / few.name

@@ -6,6 +6,7 @@ under their digest and the manifest holds their URIs, so that an artifact folder
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -242,10 +243,16 @@ def _rows(path: Path) -> int:
 
 
 def code_commit() -> str | None:
-    """The git commit of this code, `-dirty` where files differ from it; None outside a checkout."""
+    """The git commit of this code, `-dirty` where files differ from it; outside a checkout what an image says of itself.
+
+    That is MASKOCR_COMMIT; None without it.
+    """
     git = ["git", "-C", str(Path(__file__).parent)]
     described = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    return subprocess.run(described, capture_output=True, text=True, check=False).stdout.strip() or None
+    found = ""
+    with contextlib.suppress(FileNotFoundError):  # images have no git
+        found = subprocess.run(described, capture_output=True, text=True, check=False).stdout.strip()
+    return found or os.environ.get("MASKOCR_COMMIT") or None
 
 
 def _lineage() -> dict[str, Any]:

@@ -145,3 +145,10 @@ def _kill_after_a_checkpoint(process: subprocess.Popen, work: Path) -> None:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
+
+
+def test_where_there_is_no_git_the_commit_is_what_the_image_says_of_itself(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert artifacts.code_commit() is None
+    monkeypatch.setenv("MASKOCR_COMMIT", "f" * 40)
+    assert artifacts.code_commit() == "f" * 40

@@ -526,7 +526,7 @@ def test_the_image_installs_the_locks_and_nothing_beside_them():
     installs = [line for stage in instructions() for line in stage if "pip install" in line]
     assert len(installs) == 2
     assert installs[0].endswith("-r /src/requirements.lock -r /src/mlflow-auth.lock")
-    assert "pip install --no-deps /src" in installs[1]
+    assert "pip install --no-deps --no-build-isolation /src" in installs[1]
 
 
 def test_the_last_stage_only_copies_and_ends_as_a_user_without_rights():

@@ -182,11 +182,9 @@ def main() -> None:
     for row in rows:
         print(row["title"], results.percent(row["cer"]["all"]))
     version = Artifact(road.home / "lines").version
-    made = {row["arm"]: row for row in rows}
-    if (results.FOLDER / "ablation.json").is_file() and (before := results.load("ablation"))["data"][
-        "lines"
-    ] == version:
-        made = {row["arm"]: row for row in before["runs"]} | made
+    before = results.earlier("ablation")
+    earlier = before["runs"] if before["data"].get("lines") == version else []
+    made = {row["arm"]: row for row in [*earlier, *rows]}
     kept = [made[name] for name in ARMS if name in made]
     path = results.save(
         "ablation",

@@ -12,7 +12,6 @@ are not among our requirements; one that is not installed is left out, and said 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib.util
 import json
 import os
@@ -21,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -187,23 +185,6 @@ def _demand_the_same_work(seen: dict[str, dict[str, Any]]) -> None:
             )
 
 
-def _digest(pack: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(pack.glob("*.parquet")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except ModuleNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
 def main(words: list[str]) -> Path:
     """Run all races and write the result."""
     arguments = parsed(words)
@@ -218,13 +199,19 @@ def main(words: list[str]) -> Path:
         grown = grow(rows, sizes, home, arguments.stages)
     finally:
         shutil.rmtree(home)
-    runs = {"counts": counts, "libraries": _versions(), "reading": reading, "seen": seen, "ingest": ingest}
+    runs = {
+        "counts": counts,
+        "libraries": dict.fromkeys(LIBRARIES, "not installed") | results.versions(LIBRARIES),
+        "reading": reading,
+        "seen": seen,
+        "ingest": ingest,
+    }
     path = results.save(
         arguments.name,
         command=" ".join(["python", "benchmarks/data.py", *words]),
         figures=data_figures.all_of(counts, reading, seen, ingest, grown),
         runs=[runs | {"grown": grown}],
-        data={f"{arguments.data.parent.name}/{arguments.data.name}": _digest(arguments.data)},
+        data={f"{arguments.data.parent.name}/{arguments.data.name}": results.digest(arguments.data)},
     )
     print(data_figures.table(results.load(arguments.name)))
     return path

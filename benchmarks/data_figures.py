@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
 from typing import Any
+
+from benchmarks.results import figure, shown
 
 LIMIT, OURS = "decode", "maskocr"
 SHARE_OF_LIMIT, AHEAD, FLAT, LINEAR = 0.8, 1.0, 1.1, 1.1  # goals
@@ -42,8 +43,8 @@ def all_of(
     # The peers neither check an image nor name its line, document and copies: no goal sets the two beside each other.
     found |= _ratios("ingest", ingest, None, None)
     for name, answer in seen.items():
-        found[f"read_peak_{name}"] = _figure([answer["peak_mib"]], "MiB", "lower")
-        found[f"read_private_{name}"] = _figure([answer["private_mib"]], "MiB", "lower")
+        found[f"read_peak_{name}"] = figure([answer["peak_mib"]], "MiB", "lower")
+        found[f"read_private_{name}"] = figure([answer["private_mib"]], "MiB", "lower")
     for what in dict.fromkeys(row["what"] for row in grown):
         found |= _growth(what, sorted((row for row in grown if row["what"] == what), key=lambda row: row["lines"]))
     return found
@@ -53,14 +54,14 @@ def _speeds(what: str, rounds: Rounds, lines: int, megabytes: float) -> dict[str
     found = {}
     for name in rounds[0]:
         speeds = [lines / row[name]["seconds"] for row in rounds]
-        found[f"{what}_{name}"] = _figure(speeds, "lines/s", "higher")
-        found[f"{what}_{name}_mb"] = _figure([speed * megabytes for speed in speeds], "MB/s", "higher")
+        found[f"{what}_{name}"] = figure(speeds, "lines/s", "higher")
+        found[f"{what}_{name}_mb"] = figure([speed * megabytes for speed in speeds], "MB/s", "higher")
     return found
 
 
 def _ratios(what: str, rounds: Rounds, limit: float | None, peers: float | None) -> dict[str, Figure]:
     return {
-        f"{what}_over_{name}": _figure(
+        f"{what}_over_{name}": figure(
             [row[name]["seconds"] / row[OURS]["seconds"] for row in rounds],
             "×",
             "higher",
@@ -75,26 +76,19 @@ def _growth(what: str, rows: list[dict]) -> dict[str, Figure]:
     """Seconds a million lines and peak memory at the largest size, and how both grew; the start of a stage counts in neither slope."""
     first, *_, last = rows
     found = {
-        f"grown_{what}_peak": _figure([last["peak_mib"]], "MiB", "lower"),
-        f"grown_{what}_memory": _figure([last["peak_mib"] / first["peak_mib"]], "×", "lower", FLAT),
+        f"grown_{what}_peak": figure([last["peak_mib"]], "MiB", "lower"),
+        f"grown_{what}_memory": figure([last["peak_mib"] / first["peak_mib"]], "×", "lower", FLAT),
     }
     if what != "read":  # an epoch is timed in the races; here it is only looked at
-        found[f"grown_{what}_million"] = _figure(
-            [last["seconds"] / last["lines"] * 1e6], "s per million lines", "lower"
-        )
+        found[f"grown_{what}_million"] = figure([last["seconds"] / last["lines"] * 1e6], "s per million lines", "lower")
         if len(rows) > 2:
             early, late = (_slope(a, b) for a, b in ((first, rows[-2]), (rows[-2], last)))
-            found[f"grown_{what}_slope"] = _figure([late / early], "×", "lower", LINEAR)
+            found[f"grown_{what}_slope"] = figure([late / early], "×", "lower", LINEAR)
     return found
 
 
 def _slope(small: dict, large: dict) -> float:
     return (large["seconds"] - small["seconds"]) / (large["lines"] - small["lines"])
-
-
-def _figure(values: list[float], unit: str, better: str, goal: float | None = None) -> Figure:
-    spread = [min(values), max(values)] if len(values) > 1 else None
-    return {"value": statistics.median(values), "unit": unit, "goal": goal, "better": better, "spread": spread}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -116,15 +110,15 @@ def _race_table(figures: dict, what: str, names: dict, title: str) -> str:
     rows = [f"| {title} | lines/s | MB/s | maskocr's speed over it |", "|---|---|---|---|"]
     for name in (name for name in TITLES if name in names):
         ratio = f"{what}_over_{name}"
-        cells = [TITLES[name], _shown(figures[f"{what}_{name}"], ",.0f"), _shown(figures[f"{what}_{name}_mb"], ".1f")]
-        rows.append(f"| {' | '.join(cells)} | {_shown(figures[ratio], '.2f') if ratio in figures else ''} |")
+        cells = [TITLES[name], shown(figures[f"{what}_{name}"], ",.0f"), shown(figures[f"{what}_{name}_mb"], ".1f")]
+        rows.append(f"| {' | '.join(cells)} | {shown(figures[ratio], '.2f') if ratio in figures else ''} |")
     return "\n".join(rows)
 
 
 def _memory_table(figures: dict, names: dict) -> str:
     rows = ["| Reading, memory of the process | peak, mapped files included | private, without them |", "|---|---|---|"]
     for name in (name for name in TITLES if name in names):
-        cells = [_shown(figures[f"read_{kind}_{name}"], ",.0f") + " MiB" for kind in ("peak", "private")]
+        cells = [shown(figures[f"read_{kind}_{name}"], ",.0f") + " MiB" for kind in ("peak", "private")]
         rows.append(f"| {TITLES[name]} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
@@ -153,9 +147,3 @@ def _foot(result: dict, run: dict) -> str:
         f"{len(run['ingest'])} rounds in turn over {counts['read']:,} lines (ingest: {counts['lines']:,}) of "
         f"{counts['bytes'] / counts['lines'] / 1000:.1f} KB, ratios of the same round; {data}; {libraries}."
     )
-
-
-def _shown(figure: dict, form: str) -> str:
-    spread = figure["spread"]
-    inside = f" [{spread[0]:{form}}, {spread[1]:{form}}]" if spread else ""
-    return f"{figure['value']:{form}}{inside}"

@@ -91,7 +91,7 @@ def measure() -> None:
         },
         runs=[{"verdicts": verdicts, "small_targets": small, "moved": moved, "speed": speeds}],
         seeds=list(SEEDS),
-        data={name: _digest(name) for name in cases},
+        data={name: results.digest(fit_cases.PACKS / name) for name in cases},
     )
 
 
@@ -171,15 +171,6 @@ def _figure(value: float, unit: str, goal: float | None, better: str) -> dict[st
 
 def _spread(values: list[float], unit: str) -> dict[str, Any]:
     return _figure(float(np.median(values)), unit, None, "lower") | {"spread": [min(values), max(values)]}
-
-
-def _digest(name: str) -> str:
-    import hashlib
-
-    digest = hashlib.sha256()
-    for path in sorted((fit_cases.PACKS / name).glob("*.parquet")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def render(text: str) -> str:

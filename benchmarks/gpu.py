@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks import results
-from benchmarks.train import REPOSITORY, Corpus, codebook, digest, prepare
+from benchmarks.train import REPOSITORY, Corpus, codebook, prepare
 from benchmarks.train_contenders import Ours
 from benchmarks.train_profile import Operations
 from maskocr_core import config
@@ -136,7 +136,7 @@ def measured(recipe: str, corpus: Corpus, rounds: int) -> dict[str, Any]:
     source, book = corpus.decoded(settings), codebook(settings)
     run: dict[str, Any] = {"recipe": recipe, "variants": {}}
     for variant in TITLES:
-        ours = Ours(settings, source, book, decoders=device.decoders())
+        ours = Ours(settings, source, book, feeding=device.feeding())
         watch = Watch(Operations(settings, ours.objective.model) if variant == "eager" else None)
         torch.cuda.reset_peak_memory_stats()
         with varied(variant):
@@ -158,7 +158,7 @@ def measured(recipe: str, corpus: Corpus, rounds: int) -> dict[str, Any]:
 
 def figures(runs: list[dict[str, Any]], peaks: list[float]) -> dict[str, dict[str, Any]]:
     """Speed of each variant, what each part of shipping brings, share of the peak, memory."""
-    found = {"peak": _figure([value / 1e12 for value in peaks], "TFLOP/s, bfloat16", "higher")}
+    found = {"peak": results.figure([value / 1e12 for value in peaks], "TFLOP/s, bfloat16", "higher")}
     top = statistics.median(peaks)
     for run in runs:
         name = run["recipe"].replace("-", "_")
@@ -167,28 +167,23 @@ def figures(runs: list[dict[str, Any]], peaks: list[float]) -> dict[str, dict[st
             for variant, told in run["variants"].items()
         }
         for variant, values in speed.items():
-            found[f"{name}_{variant}"] = _figure(values, "lines/s", "higher")
+            found[f"{name}_{variant}"] = results.figure(values, "lines/s", "higher")
         for other in OTHERS:
             ratios = [own / theirs for own, theirs in zip(speed["shipped"], speed[other])]
-            found[f"{name}_over_{other}"] = _figure(ratios, "×", "higher")
+            found[f"{name}_over_{other}"] = results.figure(ratios, "×", "higher")
         counted = run["variants"]["eager"]["rounds"]
         shares = [
             other["operations"] / row["seconds"] / top
             for row, other in zip(run["variants"]["shipped"]["rounds"], counted)
         ]
-        found[f"{name}_of_peak"] = _figure(shares, "of the peak", "higher")
+        found[f"{name}_of_peak"] = results.figure(shares, "of the peak", "higher")
         waits = [row["data_wait"] for row in run["variants"]["shipped"]["rounds"]]
-        found[f"{name}_data_wait"] = _figure(waits, "of the time", "lower")
-        found[f"{name}_compiling"] = _figure([run["variants"]["shipped"]["first_seconds"]], "s", "lower")
+        found[f"{name}_data_wait"] = results.figure(waits, "of the time", "lower")
+        found[f"{name}_compiling"] = results.figure([run["variants"]["shipped"]["first_seconds"]], "s", "lower")
         memory = run["variants"]["shipped"]["memory"]
-        found[f"{name}_memory"] = _figure([memory / 1e9], "GB", "lower")
-        found[f"{name}_memory_over_plan"] = _figure([memory / run["expected_memory"]], "×", "lower")
+        found[f"{name}_memory"] = results.figure([memory / 1e9], "GB", "lower")
+        found[f"{name}_memory_over_plan"] = results.figure([memory / run["expected_memory"]], "×", "lower")
     return found
-
-
-def _figure(values: list[float], unit: str, better: str) -> dict[str, Any]:
-    spread = [min(values), max(values)] if len(values) > 1 else None
-    return {"value": statistics.median(values), "unit": unit, "goal": None, "better": better, "spread": spread}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -197,9 +192,7 @@ def table(result: dict[str, Any]) -> str:
     run = runs[0]
 
     def shown(name: str, form: str) -> str:
-        figure = told[name]
-        spread = figure["spread"]
-        return f"{figure['value']:{form}}" + (f" [{spread[0]:{form}}, {spread[1]:{form}}]" if spread else "")
+        return results.shown(told[name], form)
 
     recipes = " | ".join(f"`{run['recipe']}`" for run in runs)
     lines = [
@@ -252,7 +245,7 @@ def main(words: list[str]) -> Path:
                 command=" ".join(["python", "benchmarks/gpu.py", *words]),
                 figures=figures(runs, peaks),
                 runs=runs,
-                data={f"{arguments.data.parent.name}/{arguments.data.name}": digest(arguments.data)},
+                data={f"{arguments.data.parent.name}/{arguments.data.name}": results.digest(arguments.data)},
             )
     finally:
         shutil.rmtree(home)

@@ -166,11 +166,9 @@ class Comparison:
         ]
         made = dict(zip(calls, self.carried_out(calls)))
         for decoder, budget in product(self.pack.decoders, self.pack.budgets):
-            read, of_start = [], {}
-            for call in calls:
-                if (call.decoder, call.budget) == (decoder, budget):
-                    of_start[call.start], readings = made[call]
-                    read += readings
+            own = [call for call in calls if (call.decoder, call.budget) == (decoder, budget)]
+            of_start = {call.start: made[call][0] for call in own}
+            read = [readings for call in own for readings in made[call][1]]
             rows += [{"budget": budget, "decoder": decoder} | row for row in self.compared(read, of_start)]
         return rows
 
@@ -279,8 +277,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    stored = results.FOLDER / "method.json"
-    done = {run["pack"]: run for run in results.load("method")["runs"]} if stored.is_file() else {}
+    done = {run["pack"]: run for run in results.earlier("method")["runs"]}
     for name in arguments.packs:
         compared = Comparison(
             PACKS[name], arguments.data.absolute(), arguments.work.absolute(), arguments.jobs, arguments.set

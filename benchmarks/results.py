@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import platform
+import statistics
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -30,7 +33,7 @@ def save(
     content = {
         "command": command,
         "commit": commit or artifacts.code_commit(),
-        "versions": _versions(),
+        "versions": versions(PACKAGES),
         "python": platform.python_version(),
         "cpu": _cpu(),
         "cores": os.cpu_count(),
@@ -55,13 +58,39 @@ def load(name: str) -> dict[str, Any]:
     return json.loads((FOLDER / f"{name}.json").read_text())
 
 
-def _versions() -> dict[str, str]:
+def earlier(name: str) -> dict[str, Any]:
+    """What a result holds that is to be added to; no runs of no data where there is none yet."""
+    return load(name) if (FOLDER / f"{name}.json").is_file() else {"runs": [], "data": {}}
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
     """Of those packages that are there: a machine of a benchmark may lack the ones that it does not use."""
     found = {}
-    for package in PACKAGES:
+    for package in packages:
         with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
     return found
+
+
+def digest(pack: Path) -> str:
+    """sha256 of the Parquet files of a pack."""
+    found = hashlib.sha256()
+    for path in sorted(pack.glob("*.parquet")):
+        found.update(path.read_bytes())
+    return found.hexdigest()
+
+
+def figure(values: list[float], unit: str, better: str, goal: float | None = None) -> dict[str, Any]:
+    """A figure of the median of some values, with their spread if there are several."""
+    spread = [min(values), max(values)] if len(values) > 1 else None
+    return {"value": statistics.median(values), "unit": unit, "goal": goal, "better": better, "spread": spread}
+
+
+def shown(figure: dict[str, Any], form: str) -> str:
+    """A figure with its spread, each number in a format such as `.1f`."""
+    spread = figure["spread"]
+    inside = f" [{spread[0]:{form}}, {spread[1]:{form}}]" if spread else ""
+    return f"{figure['value']:{form}}{inside}"
 
 
 def _cpu() -> str:

@@ -11,7 +11,6 @@ they are had. With all of them:
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib.util
 import os
 import random
@@ -21,7 +20,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -231,23 +229,11 @@ def main(words: list[str]) -> Path:
         arguments.name,
         command=" ".join(["python", "benchmarks/train.py", *words]),
         figures=train_figures.all_of(run),
-        runs=[run | {"libraries": _versions()}],
-        data={f"{arguments.data.parent.name}/{arguments.data.name}": digest(arguments.data)},
+        runs=[run | {"libraries": results.versions(LIBRARIES)}],
+        data={f"{arguments.data.parent.name}/{arguments.data.name}": results.digest(arguments.data)},
     )
     print(train_figures.table(results.load(arguments.name)))
     return path
-
-
-def _versions() -> dict[str, str]:
-    return {name: version(name) for name in LIBRARIES if importlib.util.find_spec(name)}
-
-
-def digest(pack: Path) -> str:
-    """sha256 of the Parquet files of a pack."""
-    found = hashlib.sha256()
-    for path in sorted(pack.glob("*.parquet")):
-        found.update(path.read_bytes())
-    return found.hexdigest()
 
 
 def parsed(words: list[str]) -> argparse.Namespace:

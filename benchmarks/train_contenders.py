@@ -29,7 +29,7 @@ from maskocr_core.data import batches
 from maskocr_core.model import masking
 from maskocr_core.model.codebook import Codebook
 from maskocr_core.model.encoder import ConvolutionalStem, positions
-from maskocr_core.training import checkpoint, device, loop
+from maskocr_core.training import checkpoint, loop
 from maskocr_core.training.checkpoints import Checkpoints
 from maskocr_core.training.objectives import MaskedPrediction
 
@@ -70,9 +70,9 @@ class Forgetful(Checkpoints):
 class Ours:
     """`loop.fit` on the batches of `batches.training`: masks, labels, losses, gradients, optimiser, all that it does."""
 
-    def __init__(self, config: Config, source: batches.Lines, book: Codebook, decoders: int = 0):
+    def __init__(self, config: Config, source: batches.Lines, book: Codebook, feeding: dict[str, Any] | None = None):
         torch.manual_seed(0)
-        self.config, self.source, self.decoders = config, source, decoders
+        self.config, self.source, self.feeding = config, source, feeding or {}
         encoder = checkpoint.new_encoder(config.model, config.data.height)
         self.objective = MaskedPrediction(encoder, book, config.mask)
         self.parameters = sum(parameter.numel() for parameter in self.objective.parameters())
@@ -87,14 +87,7 @@ class Ours:
         )
 
         def stream(first: int) -> Iterator[batches.Batch]:
-            drawn = batches.training(
-                self.source,
-                batch=training.batch,
-                seed=number,
-                first_step=first,
-                decoders=self.decoders,
-                pinned=device.here().type == "cuda",
-            )
+            drawn = batches.training(self.source, batch=training.batch, seed=number, first_step=first, **self.feeding)
             return watched(drawn)
 
         with timed(count * training.batch) as answer:

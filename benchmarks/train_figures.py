@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
 from typing import Any
+
+from benchmarks.results import figure, shown
 
 OURS = "skip"
 ROUNDS = 5  # fewer are a trial
@@ -45,26 +46,26 @@ def all_of(run: dict[str, Any]) -> dict[str, Figure]:
     if run["workers"]:
         speeds = [{name: _speed(answer) for name, answer in row.items()} for row in run["workers"]]
         for name in speeds[0]:
-            found[name] = _figure([row[name] for row in speeds], "lines/s", "higher")
+            found[name] = figure([row[name] for row in speeds], "lines/s", "higher")
         ratios = [row["workers_2"] / row["workers_1"] for row in speeds]
-        found["workers_2_over_1"] = _figure(ratios, "×", "higher", WORKERS)
+        found["workers_2_over_1"] = figure(ratios, "×", "higher", WORKERS)
     return found
 
 
 def _profile(recipe: str, rounds: Rounds) -> dict[str, Figure]:
     """Peak and speed, and of each part its share of the step and its operations a second over the peak."""
     found = {
-        f"peak_{recipe}": _figure([row["peak"] / 1e9 for row in rounds], "GFLOP/s", "higher"),
-        f"step_{recipe}": _figure([_speed(row) for row in rounds], "lines/s", "higher"),
+        f"peak_{recipe}": figure([row["peak"] / 1e9 for row in rounds], "GFLOP/s", "higher"),
+        f"step_{recipe}": figure([_speed(row) for row in rounds], "lines/s", "higher"),
     }
     for part in rounds[0]["parts"]:
         spent = [row["parts"][part] for row in rounds]
         shares = [each["seconds"] / row["seconds"] for each, row in zip(spent, rounds)]
-        found[f"share_{recipe}_{part}"] = _figure(shares, "of a step", "lower")
+        found[f"share_{recipe}_{part}"] = figure(shares, "of a step", "lower")
         if spent[0]["operations"]:
             rates = [each["operations"] / each["seconds"] / row["peak"] for each, row in zip(spent, rounds)]
             goal = OF_PEAK.get(recipe, OF_PEAK_LARGER) if part == "blocks" else None
-            found[f"of_peak_{recipe}_{part}"] = _figure(rates, "of the peak", "higher", goal)
+            found[f"of_peak_{recipe}_{part}"] = figure(rates, "of the peak", "higher", goal)
     return found
 
 
@@ -72,27 +73,22 @@ def _race(rounds: Rounds) -> dict[str, Figure]:
     """Speeds, and our own over each of the others by wall time; over kraken by processor time."""
     found = {}
     for name in rounds[0] if rounds else ():
-        found[f"train_{name}"] = _figure([_speed(row[name]) for row in rounds], "lines/s", "higher")
-        found[f"train_cpu_{name}"] = _figure(
+        found[f"train_{name}"] = figure([_speed(row[name]) for row in rounds], "lines/s", "higher")
+        found[f"train_cpu_{name}"] = figure(
             [_speed(row[name], "cpu_seconds") for row in rounds], "lines/CPU-s", "higher"
         )
         if name != OURS:
             clock = "cpu_seconds" if name == "ketos" else "seconds"
             ratios = [_speed(row[OURS], clock) / _speed(row[name], clock) for row in rounds]
-            found[f"train_over_{name}"] = _figure(ratios, "×", "higher", AHEAD.get(name))
+            found[f"train_over_{name}"] = figure(ratios, "×", "higher", AHEAD.get(name))
     if "train_authors" in found:
         ratios = [_speed(row["linear"]) / _speed(row["authors"]) for row in rounds]
-        found["train_linear_over_authors"] = _figure(ratios, "×", "higher", AHEAD["authors"])
+        found["train_linear_over_authors"] = figure(ratios, "×", "higher", AHEAD["authors"])
     return found
 
 
 def _speed(answer: dict[str, float], clock: str = "seconds") -> float:
     return answer["lines"] / answer[clock]
-
-
-def _figure(values: list[float], unit: str, better: str, goal: float | None = None) -> Figure:
-    spread = [min(values), max(values)] if len(values) > 1 else None
-    return {"value": statistics.median(values), "unit": unit, "goal": goal, "better": better, "spread": spread}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -118,11 +114,11 @@ def _peak_table(figures: dict[str, Figure], recipes: list[str]) -> str:
         blocks, stem = figures[f"of_peak_{recipe}_blocks"], figures[f"of_peak_{recipe}_stem"]
         cells = [
             f"`{recipe}`",
-            f"{_shown(figures[f'peak_{recipe}'], '.1f')} GFLOP/s",
-            _shown(blocks, ".2f"),
+            f"{shown(figures[f'peak_{recipe}'], '.1f')} GFLOP/s",
+            shown(blocks, ".2f"),
             f"{blocks['goal']:.2f}",
-            _shown(stem, ".2f"),
-            _shown(figures[f"step_{recipe}"], ".1f"),
+            shown(stem, ".2f"),
+            shown(figures[f"step_{recipe}"], ".1f"),
         ]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
@@ -148,13 +144,13 @@ def _race_table(figures: dict[str, Figure], run: dict[str, Any]) -> str:
         cells = [
             TITLES[name],
             f"{run['parameters'][name] / 1e6:.2f} M",
-            _shown(figures[f"train_{name}"], ".1f"),
-            _shown(figures[f"train_cpu_{name}"], ".1f"),
-            _shown(figures[ratio], ".2f") if ratio in figures else "",
+            shown(figures[f"train_{name}"], ".1f"),
+            shown(figures[f"train_cpu_{name}"], ".1f"),
+            shown(figures[ratio], ".2f") if ratio in figures else "",
         ]
         rows.append(f"| {' | '.join(cells)} |")
     if alike := figures.get("train_linear_over_authors"):
-        rows.append(f"\nWith their linear patch, maskocr's speed over the authors' class is {_shown(alike, '.2f')} ×.")
+        rows.append(f"\nWith their linear patch, maskocr's speed over the authors' class is {shown(alike, '.2f')} ×.")
     rows += [f"\nLeft out: {TITLES[name]} ({reason})." for name, reason in run["left_out"].items()]
     return "\n".join(rows)
 
@@ -162,8 +158,8 @@ def _race_table(figures: dict[str, Figure], run: dict[str, Any]) -> str:
 def _workers_line(figures: dict[str, Figure], run: dict[str, Any]) -> str:
     one, two, ratio = (figures[name] for name in ("workers_1", "workers_2", "workers_2_over_1"))
     return (
-        f"Two workers of one thread train `{run['recipe']}` at {_shown(two, '.1f')} lines/s, one at {_shown(one, '.1f')}: "
-        f"{_shown(ratio, '.2f')} ×, goal {ratio['goal']:g}."
+        f"Two workers of one thread train `{run['recipe']}` at {shown(two, '.1f')} lines/s, one at {shown(one, '.1f')}: "
+        f"{shown(ratio, '.2f')} ×, goal {ratio['goal']:g}."
     )
 
 
@@ -176,12 +172,6 @@ def _foot(result: dict[str, Any], run: dict[str, Any]) -> str:
         f"{trial}`{result['command']}` on {result['cpu']}, one thread each: median and [least, most] of {rounds} rounds, "
         f"ratios of the same round; {run['lines']:,} lines of {run['mean_width']:.0f} px in the mean; {data}; {libraries}."
     )
-
-
-def _shown(figure: Figure, form: str) -> str:
-    spread = figure["spread"]
-    inside = f" [{spread[0]:{form}}, {spread[1]:{form}}]" if spread else ""
-    return f"{figure['value']:{form}}{inside}"
 
 
 def _percent(figure: Figure) -> str:

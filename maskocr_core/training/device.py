@@ -41,12 +41,15 @@ def moved(batch: Batch, device: torch.device) -> Batch:
     return dataclasses.replace(batch, **tensors)
 
 
-def decoders() -> int:
-    """Threads that decode lines ahead of the training of this process: one beside a CPU, up to four where a GPU is faster.
+def feeding() -> dict[str, Any]:
+    """How the batches for the training of this process are made, as `batches.training` takes it.
 
-    More of them wait for Python's lock, and the thread that feeds the GPU with them.
+    Threads that decode lines ahead: one beside a CPU, up to four where a GPU is faster, which then copies batches from
+    pinned memory. More threads wait for Python's lock, and the one that feeds the GPU with them.
     """
-    return min(4, len(os.sched_getaffinity(0))) if here().type == "cuda" else 1
+    if here().type == "cpu":
+        return {"decoders": 1, "pinned": False}
+    return {"decoders": min(4, len(os.sched_getaffinity(0))), "pinned": True}
 
 
 def precision(device: torch.device) -> AbstractContextManager[Any]:

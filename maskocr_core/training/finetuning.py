@@ -118,8 +118,7 @@ def _train(run: Run, config: Config, data: Path, selection: Path, folder: Path) 
             seed=run.seed,
             first_step=first,
             augment=True,
-            decoders=device.decoders(),
-            pinned=device.here().type == "cuda",
+            **device.feeding(),
         )
 
     figures = fit(

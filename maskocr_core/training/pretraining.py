@@ -57,8 +57,7 @@ def train(
             world=place.world,
             fill=config.pretrain.fill,
             multiple=config.pretrain.shares,
-            decoders=device.decoders(),
-            pinned=device.here().type == "cuda",
+            **device.feeding(),
         )
 
     figures = fit(

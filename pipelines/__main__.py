@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 def compile_all(folder: Path, gpus: int = 0, resource: str = Accelerators.resource) -> list[Path]:
     """Write `<name>.yaml` of every pipeline into `folder`; the same sources and GPUs give the same bytes."""
     written = []
-    with accelerated(gpus, resource):
+    with accelerated(Accelerators(gpus, resource)):
         for name in PIPELINES:
             module = importlib.import_module(f"maskocr_pipelines.{name}")
             # A pipeline is made of tasks when its module is read, so that it is read anew for its GPUs.

@@ -2,21 +2,22 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 from kfp import dsl, kubernetes
 
-SETTINGS, CREDENTIALS, LOG_IN, NOTIFY = "maskocr-settings", "maskocr-s3", "maskocr-mlflow-client", "maskocr-notify"
-NAMES = {
-    "settings": ("MLFLOW_TRACKING_URI", "MASKOCR_STORE", "AWS_ENDPOINT_URL"),
-    "credentials": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
-    "log-in": ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
-    "notify": ("MASKOCR_NOTIFY_WEBHOOK", "MASKOCR_MLFLOW_UI"),
-}
+SETTINGS = ("maskocr-settings", ("MLFLOW_TRACKING_URI", "MASKOCR_STORE", "AWS_ENDPOINT_URL"))
+# (name, keys, whether it may be left out): MLflow may ask for a log-in or not, and there may be nobody to tell.
+SECRETS = (
+    ("maskocr-s3", ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), False),
+    ("maskocr-mlflow-client", ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"), True),
+    ("maskocr-notify", ("MASKOCR_NOTIFY_WEBHOOK", "MASKOCR_MLFLOW_UI"), True),
+)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Accelerators:
     """GPUs of each task that trains or reads with a model; 0: none. resource: as the device plugin names them.
 
@@ -28,18 +29,18 @@ class Accelerators:
     resource: str = "nvidia.com/gpu"
 
 
-_wanted = Accelerators()
+_NONE = Accelerators()
+_wanted = ContextVar("accelerators", default=_NONE)
 
 
 @contextmanager
-def accelerated(gpus: int, resource: str) -> Iterator[None]:
-    """Tasks that are made meanwhile ask for so many GPUs."""
-    before = (_wanted.gpus, _wanted.resource)
-    _wanted.gpus, _wanted.resource = gpus, resource
+def accelerated(accelerators: Accelerators) -> Iterator[None]:
+    """Tasks that are made meanwhile ask for these."""
+    before = _wanted.set(accelerators)
     try:
         yield
     finally:
-        _wanted.gpus, _wanted.resource = before
+        _wanted.reset(before)
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,12 @@ def on_cluster(
         kubernetes.add_toleration_json(task, nodes.tolerations)
         # Ray's object store and PyTorch's workers: 64 MB, what a container has by itself, is too little.
         kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory", size_limit="2Gi")
-        if _wanted.gpus:
-            task.set_accelerator_type(_wanted.resource).set_accelerator_limit(_wanted.gpus)
-    kubernetes.use_config_map_as_env(task, SETTINGS, {name: name for name in NAMES["settings"]})
-    kubernetes.use_secret_as_env(task, CREDENTIALS, {name: name for name in NAMES["credentials"]})
-    # MLflow may ask for a log-in or not, and there may be nobody to tell.
-    kubernetes.use_secret_as_env(task, LOG_IN, {name: name for name in NAMES["log-in"]}, optional=True)
-    kubernetes.use_secret_as_env(task, NOTIFY, {name: name for name in NAMES["notify"]}, optional=True)
+        if (wanted := _wanted.get()).gpus:
+            task.set_accelerator_type(wanted.resource).set_accelerator_limit(wanted.gpus)
+    settings, keys = SETTINGS
+    kubernetes.use_config_map_as_env(task, settings, {key: key for key in keys})
+    for secret, keys, optional in SECRETS:
+        kubernetes.use_secret_as_env(task, secret, {key: key for key in keys}, optional=optional)
     # All tasks of a KFP run find one MLflow run by this name.
     kubernetes.use_field_path_as_env(task, "MASKOCR_RUN", "metadata.labels['pipeline/runid']")
     kubernetes.set_security_context(task, run_as_user=1000, run_as_group=1000, run_as_non_root=True)

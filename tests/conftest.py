@@ -131,3 +131,13 @@ def run_stage(name: str, configuration: config.Config, raw: Path, root: Path, **
         else:
             arguments[parameter] = root / parameter.removesuffix("_out")
     return stages.get(name)(configuration, **(arguments | changes))
+
+
+def evaluated(road: dict[str, Path], start: str) -> tuple[list[bytes], list[str]]:
+    """Images of the test lines, and what `start` was found to read of them when it was evaluated."""
+    from maskocr_core.artifacts import Artifact
+    from maskocr_core.data import lines
+
+    predictions = lines.read_table(Artifact(road["evaluation"]), "predictions.parquet").to_pandas()
+    wanted = predictions[predictions["start"] == start]
+    return lines.images_of(Artifact(road["lines"]), "test", wanted["line_id"].tolist()), wanted["read"].tolist()

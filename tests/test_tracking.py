@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import run_stage
+from conftest import evaluated, run_stage
 
 from maskocr_core.artifacts import Artifact
 from maskocr_core.data import lines
@@ -63,11 +63,9 @@ def test_the_registered_model_loads_and_reads_the_evaluated_text(tracked, regist
     import mlflow
 
     model = mlflow.pyfunc.load_model(f"models:/maskocr/{registration['version']}")
-    predictions = lines.read_table(Artifact(road["evaluation"]), "predictions.parquet").to_pandas()
-    wanted = predictions[predictions["start"] == registration["start"]]
-    images = lines.images_of(Artifact(road["lines"]), "test", wanted["line_id"].tolist())
+    images, read = evaluated(road, registration["start"])
     output = model.predict(pd.DataFrame({"image": images}))
-    assert output["text"].tolist() == wanted["read"].tolist()
+    assert output["text"].tolist() == read
     assert output["confidence"].between(0, 1).all()
 
 

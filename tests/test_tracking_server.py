@@ -5,11 +5,10 @@ import os
 import pandas as pd
 import pytest
 import servers
-from conftest import run_stage
+from conftest import evaluated, run_stage
 
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Registry
-from maskocr_core.data import lines
 from maskocr_core.services import ending, ledger, logged, tracking
 
 pytestmark = pytest.mark.services
@@ -58,10 +57,8 @@ def test_a_version_is_registered_through_the_server_and_reads_what_was_evaluated
     version = client.get_model_version_by_alias("maskocr", "challenger")
     assert version.version == registration["version"] and version.tags["verdict"] == "first"
     model = mlflow.pyfunc.load_model("models:/maskocr@challenger")
-    predictions = lines.read_table(Artifact(road["evaluation"]), "predictions.parquet").to_pandas()
-    wanted = predictions[predictions["start"] == registration["start"]]
-    images = lines.images_of(Artifact(road["lines"]), "test", wanted["line_id"].tolist())
-    assert model.predict(pd.DataFrame({"image": images}))["text"].tolist() == wanted["read"].tolist()
+    images, read = evaluated(road, registration["start"])
+    assert model.predict(pd.DataFrame({"image": images}))["text"].tolist() == read
 
 
 def test_the_comparison_is_in_postgresql_and_its_files_are_in_s3(client, registered, s3):

@@ -71,6 +71,26 @@ def test_a_tracker_that_is_away_costs_the_log_and_nothing_else(monkeypatch, capf
     assert told.out == "3 lines\n" and told.err.count("is not kept in MLflow") == 1
 
 
+def test_a_tracker_that_comes_back_gets_the_whole_log(monkeypatch, capfd):
+    monkeypatch.setattr(logs, "EVERY_SECONDS", 0.1)
+    store, asked = tracking.artifact_store, []
+
+    def away_at_first(uri):
+        asked.append(uri)
+        if len(asked) < 3:
+            raise ConnectionError("nobody is there")
+        return store(uri)
+
+    monkeypatch.setattr(tracking, "artifact_store", away_at_first)
+    with logs.kept(Registry(), "ingest"):
+        print("3 lines")
+        deadline = time.monotonic() + 50
+        while len(asked) < 3 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        print("all read")
+    assert log() == "3 lines\nall read\n" and capfd.readouterr().err.count("not kept in MLflow for now") == 1
+
+
 def test_every_stage_of_a_pipeline_run_keeps_its_log(road):
     """`road` is a run of all stages."""
     with pytest.MonkeyPatch.context() as patch:

@@ -22,7 +22,7 @@ FOLDER = "logs"
 def kept(registry: Registry, stage: str) -> Iterator[None]:
     """What Python prints meanwhile goes to `logs/<stage>.log` of the pipeline's run too: now and then, and at the end.
 
-    An error ends the log with its traceback. A tracker that is away is said once, and costs the log alone.
+    An error ends the log with its traceback. A tracker that is away is said once and asked again, and costs the log alone.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{stage}.log"
@@ -85,13 +85,15 @@ def _copied(path: Path, registry: Registry) -> Iterator[None]:
     ended, trouble = threading.Event(), threading.Event()
 
     def copy(size: int) -> int:
-        if (now := path.stat().st_size) == size or trouble.is_set():
+        if (now := path.stat().st_size) == size:
             return size
         try:
             tracking.artifact_store(f"runs:/{tracking.run_id(registry)}").log_artifact(str(path), FOLDER)
         except Exception as error:  # a tracker has many ways to be away, and none is a reason to lose the stage
+            if not trouble.is_set():
+                print(f"{path.name} is not kept in MLflow for now: {error}", file=sys.__stderr__, flush=True)
             trouble.set()
-            print(f"{path.name} is not kept in MLflow: {error}", file=sys.__stderr__, flush=True)
+            return size
         return now
 
     def follow() -> None:

@@ -6,6 +6,7 @@ Sources: https://mlflow.org/docs/latest/ml/model-registry/, https://mlflow.org/d
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -48,10 +49,24 @@ def _client() -> Any:
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.ERROR)
+    mlflow.set_tracking_uri(uri())
     if folder := embedded():
         folder.mkdir(parents=True, exist_ok=True)
-    mlflow.set_tracking_uri(uri())
+        _make_tables(uri())
     return mlflow.MlflowClient()
+
+
+@lru_cache
+def _make_tables(uri: str) -> None:
+    """Let one process at a time make the tables of an embedded database.
+
+    MLflow asks whether all tables are there before it waits for who makes them, and so meets them in the middle of a migration.
+    """
+    from mlflow import MlflowClient
+
+    with open(f"{uri.removeprefix('sqlite:///')}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        MlflowClient(uri).search_experiments(max_results=1)
 
 
 def artifact_store(uri: str) -> Any:

@@ -22,6 +22,7 @@ Start = Literal["scratch", "transfer", "pretrained", "both"]
 Direction = Literal["ltr", "rtl"]
 Ink = Literal["raw", "levelled"]
 Decoding = Literal["ctc", "autoregressive"]
+Size = Annotated[str, Field(pattern=r"^[1-9]\d*x[1-9]\d*x[1-9]\d*$")]
 
 
 class Section(BaseModel):
@@ -102,6 +103,18 @@ class Model(Section):
             )
         return self
 
+    @property
+    def size(self) -> str:
+        """Width, depth and heads, as `pretrain.sizes` has them."""
+        return f"{self.width}x{self.depth}x{self.heads}"
+
+    def sized(self, size: str) -> Model:
+        """This model as large as `size` says, or itself for an empty one. Raises ValueError for an impossible size."""
+        if not size:
+            return self
+        width, depth, heads = map(int, size.split("x"))
+        return Model(**self.model_dump() | {"width": width, "depth": depth, "heads": heads})
+
 
 class Codebook(Section):
     clusters: Annotated[int, Field(ge=2)] = 4096
@@ -158,6 +171,8 @@ class Training(Section):
     """Ray workers that train data-parallel; 0 trains inside the calling process."""
     shares: Annotated[int, Strict(), Field(ge=1, le=64)] = 4
     """Equal parts of a batch whose gradients are made one by one and averaged: a result is the same for any workers that divide it."""
+    sizes: tuple[Size, ...] = ()
+    """Other encoders beside `model`, as width x depth x heads such as "192x6x3": each is pre-trained and fine-tuned too, and the best on validation is kept."""
     probe_labels: Annotated[int, Field(ge=0)] = 0
     """Labelled lines of which a linear CTC probe of the frozen encoder is made eight times along pre-training; 0: none."""
 
@@ -269,6 +284,19 @@ class Config(Section):
     gate: Gate = Gate()
     registry: Registry = Registry()
     retrain: Retrain = Retrain()
+
+    @model_validator(mode="after")
+    def _sizes_can_be(self) -> Config:
+        sizes = [self.model.size]
+        for size in self.pretrain.sizes:
+            try:
+                sizes.append(self.model.sized(size).size)
+            except ValidationError as error:
+                message = error.errors()[0]["msg"].removeprefix("Value error, ")
+                raise ValueError(f"pretrain.sizes: {size} cannot be: {message}") from None
+        if len(set(sizes)) < len(sizes):
+            raise ValueError(f"pretrain.sizes={list(self.pretrain.sizes)} names a size twice, or that of model itself")
+        return self
 
     @model_validator(mode="after")
     def _window_fits(self) -> Config:

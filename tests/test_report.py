@@ -26,6 +26,7 @@ def start(name, last, verdict="undecided", budget=1000):
         "start": name,
         "verdict": verdict,
         "budget": budget,
+        "size": "32x2x2",
         "seeds": 3,
         "learning_rate": 1e-3,
         "cer": {"quarter": rate(3 * last), "half": rate(2 * last), "all": rate(last)},

@@ -28,6 +28,7 @@ FEW_DOCUMENTS = 10
 _COLOURS = {"scratch": "#6b7280", "transfer": "#b45309", "pretrained": "#1d4ed8", "both": "#047857"}
 _LINE_STYLES = ("-", "--", ":", "-.")
 _PARTS = (
+    "sizes",
     "efficiency",
     "curves",
     "returns",
@@ -51,9 +52,10 @@ def render(summary: dict[str, Any], out: Path) -> None:
     summary, rates as shares, left as it is:
       verdict: {verdict, reason, lines: [{name, verdict, value, bound, reason}]} (`gate.Verdict` as a dict)
       data_version: str;  documents, lines: int, of the test set
-      starts: [{start, verdict, budget, seeds, learning_rate, cer: {quarter, half, all}, wer, exact,
+      starts: [{start, verdict, budget, size, seeds, learning_rate, cer: {quarter, half, all}, wer, exact,
         cpu_minutes: {finetune, pretrain?, transfer?}, curve: [[step, validation CER], ...]}], where `wer` and each of
         the three `cer` (after a quarter, half and all of the steps) are {value, low, high}
+      sizes?: as `reading.sizes` makes them
       examples?: [{line_id, start_name, reference, read, image_png: base64 or None}]
       pictures?: [{title, png: base64}] of pre-training;  confidence_plot?: PNG as base64
       efficiency?, curves?, returns?, costs?, calibration?, forgetting?, slices?, classes?, confusions?: as `comparison`,

@@ -229,7 +229,7 @@ def log_comparison(
     ids = {}
     for row in summary["starts"]:
         run = ids[row["start"]] = _start_run(registry, parent, row, summary["data_version"])
-        for name in ("start", "budget", "learning_rate", "seeds", "steps"):
+        for name in ("start", "budget", "size", "learning_rate", "seeds", "steps"):
             client.log_param(run, name, row[name])
         for name, value in _figures(row).items():
             client.log_metric(run, name, value)
@@ -250,13 +250,15 @@ def _log_run(registry: Registry, parent: str, run: dict[str, Any]) -> None:
     from mlflow.entities import Metric, Param
 
     client, now = _client(), _now()
-    name = f"{run['name']}, {run['lines']:,} labels, {run['learning_rate']:g}, seed {run['seed']}"
+    name = f"{run['name']}, {run['size']}, {run['lines']:,} labels, {run['learning_rate']:g}, seed {run['seed']}"
     tags = {"mlflow.parentRunId": parent, "maskocr.kind": "run", "start": run["name"]}
     made = client.create_run(_experiment(registry.experiment), run_name=name, tags=tags).info.run_id
     metrics = [Metric("curve_validation_cer", cer, now, int(step)) for step, cer in run["curve"]]
     metrics += [Metric(f"validation_cer_{mark}", cer, now, 0) for mark, cer in run["validation_cer"].items()]
     metrics.append(Metric("cpu_minutes", run["cpu_seconds"] / 60, now, 0))
-    params = [Param(key, str(run[key])) for key in ("lines", "learning_rate", "seed", "steps", "decoder", "chosen")]
+    params = [
+        Param(key, str(run[key])) for key in ("lines", "size", "learning_rate", "seed", "steps", "decoder", "chosen")
+    ]
     client.log_batch(made, metrics=metrics, params=params)
     client.set_terminated(made)
 

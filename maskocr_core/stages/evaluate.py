@@ -103,6 +103,7 @@ def _summary(config, inputs, runs, source, readings, against, weights, prices) -
         "lines": len(source),
         "confidence": config.gate.confidence,
         "starts": starts,
+        "sizes": reading.sizes(runs),
         "efficiency": efficiency,
         "curves": value.label_efficiency(measured),
         "returns": value.returns(measured, value.compute_of(starts), prices) if prices else [],

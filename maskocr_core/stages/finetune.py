@@ -16,7 +16,7 @@ def finetune(
 
     lines: shards as ingest writes them.
     selection: admitted line ids, as fit writes them.
-    encoder: the pre-trained encoder, as pretrain writes it.
+    encoder: the pre-trained encoder, as pretrain writes it, with those of other sizes if it made any: every start is made in each.
     transfer_uri: as ingest takes it: labelled lines are read from `lines`; a trained recognizer is read from here.
     recognizers_out: `runs.json` with every run's curve, and the best recognizers at ¼, ½ and all of the steps, with `saw.json`: digests of the documents that each was trained on; `calibration.json` beside those of the best start.
     """
@@ -44,13 +44,13 @@ def finetune(
     starts = sweep.possible_starts(config.sweep.starts, has_transfer_lines, given)
     bases = sweep.transfer_runs(starts, config, encoder) if has_transfer_lines else []
     based = carry_out(bases)
-    recognizers = {run.name.removesuffix(" base"): place(run) / "all" for run in bases}
+    recognizers = {(run.name.removesuffix(" base"), run.size): place(run) / "all" for run in bases}
     if given and "transfer" in starts:
-        recognizers["transfer"] = checkpoint.folder_at(transfer_uri)
+        recognizers["transfer", ""] = checkpoint.folder_at(transfer_uri)
     seen = {"target": saw.of_lines(Artifact(lines), Artifact(selection), sweep.TARGET), "encoder": saw.read(encoder)}
     seen["transfer"] = (
-        saw.read(recognizers["transfer"].parent)
-        if given and "transfer" in recognizers
+        saw.read(recognizers["transfer", ""].parent)
+        if given and "transfer" in starts
         else saw.of_lines(Artifact(lines), Artifact(selection), sweep.TRANSFER)
     )
     runs = sweep.runs(starts, config, encoder, recognizers)
@@ -60,12 +60,12 @@ def finetune(
         kept = recognizers_out / sweep.folder_of(run, runs)
         sweep.collect(place(run), kept)
         sweep.seen(run.name, seen).write(kept)
-    for run in bases:
+    for run in sweep.of_chosen(bases, best, runs):
         kept = recognizers_out / run.name.replace(" ", "-")
         sweep.collect(place(run), kept, ("all",))
         sweep.seen_before(run.name.removesuffix(" base"), seen).write(kept)
     reading.keep_pictures(Artifact(encoder), recognizers_out)
-    made = sweep.summary(runs, results, best, based, Artifact(encoder))
+    made = sweep.summary(runs, results, best, based, Artifact(encoder), config)
     start = reading.candidate(made["runs"])
     validation = batches.Lines(
         Artifact(lines), schema.selected(Artifact(lines), Artifact(selection), "val"), config.data

@@ -21,30 +21,50 @@ def pretrain(
     lines: shards as ingest writes them.
     selection: accepted line ids and weights, as fit writes them.
     codebook: centroids (K, F) float32, as quantize writes them.
-    start_uri: encoder of the same shape whose weights training begins with: folder of a pre-trained encoder or of a trained recognizer, or a registered model (models:/name@alias); empty for random weights.
-    encoder_out: the weights, their sizes, the training log, pictures of a few lines as the model learns them, and `saw.json`: digests of the documents that it was trained on.
+    start_uri: encoder of the shape of `model` whose weights its training begins with: folder of a pre-trained encoder or of a trained recognizer, or a registered model (models:/name@alias); empty for random weights.
+    encoder_out: the weights, their sizes, the training log, the same of other sizes (`pretrain.sizes`) in `sizes/`, pictures of a few lines as the model learns them, and `saw.json`: digests of the documents that it was trained on.
     """
     import json
     import shutil
 
     from maskocr_core import artifacts
     from maskocr_core.artifacts import Artifact
-    from maskocr_core.training import pretraining, saw
+    from maskocr_core.training import checkpoint, pretraining, saw
     from maskocr_core.training.distributed import data_parallel
 
     folder = scratch(encoder_out)
     start, seen = _start(start_uri, config, folder / "start") if start_uri else (None, saw.Saw())
-    figures = data_parallel(
-        pretraining.train,
-        (config, lines, selection, codebook, folder, start),
-        workers=config.pretrain.workers,
-        log=folder / "log.jsonl",
-        what="pretrain",
-        steps=config.pretrain.steps,
-        registry=config.registry,
-    )
-    shutil.copytree(folder / "encoder", encoder_out, dirs_exist_ok=True)
-    shutil.copy2(folder / "log.jsonl", encoder_out / "log.jsonl")
+
+    def train(size: str, folder: Path, out: Path) -> dict[str, float]:
+        """An encoder of one size and its log in `out`; what it came to."""
+        figures = data_parallel(
+            pretraining.train,
+            (
+                config.model_copy(update={"model": config.model.sized(size)}),
+                lines,
+                selection,
+                codebook,
+                folder,
+                None if size else start,
+            ),
+            workers=config.pretrain.workers,
+            log=folder / "log.jsonl",
+            what=f"pretrain {size}".rstrip(),
+            steps=config.pretrain.steps,
+            registry=config.registry,
+        )
+        shutil.copytree(folder / "encoder", out, dirs_exist_ok=True)
+        shutil.copy2(folder / "log.jsonl", out / "log.jsonl")
+        kept = (
+            "masked_loss", "visible_loss", "masked_accuracy", "probe_cer", "lines_per_second", "resumed_at", "steps"
+        )  # fmt: skip
+        found = {name: figures[name] for name in kept if name in figures}
+        return found | {"cpu_minutes": figures["cpu_seconds"] / 60}
+
+    figures = train("", folder, encoder_out)
+    for size in config.pretrain.sizes:
+        place = f"{checkpoint.SIZES}/{size}"
+        figures |= {f"{name}_{size}": value for name, value in train(size, folder / place, encoder_out / place).items()}
     pictures = encoder_out / "pictures"
     shutil.copytree(folder / "pictures", pictures, dirs_exist_ok=True)
     shown = json.loads((pictures / "shown.json").read_text())
@@ -53,10 +73,7 @@ def pretrain(
     if "codebook.png" in Artifact(codebook).names():
         artifacts.write_bytes(pictures / "codebook.png", Artifact(codebook).read_bytes("codebook.png"))
     (seen | saw.of_lines(Artifact(lines), Artifact(selection), ["unlabeled"])).write(encoder_out)
-    kept = (
-        "masked_loss", "visible_loss", "masked_accuracy", "probe_cer", "lines_per_second", "resumed_at", "steps"
-    )  # fmt: skip
-    return {name: figures[name] for name in kept if name in figures} | {"cpu_minutes": figures["cpu_seconds"] / 60}
+    return figures
 
 
 def _start(uri: str, config: Config, folder: Path) -> tuple[Path, Saw]:

@@ -61,6 +61,14 @@ def new_encoder(model: Model, height: int) -> Encoder:
     return Encoder(height, model.width, model.depth, model.heads, model.stem, model.dropout, model.places)
 
 
+SIZES = "sizes"  # folder of an encoder's artifact with those of other sizes, each in a folder named by its size
+
+
+def sizes_in(artifact: artifacts.Artifact) -> list[str]:
+    """The other sizes that an encoder's artifact holds, as `pretrain.sizes` has them."""
+    return [Path(name).parts[1] for name in artifact.names(f"{SIZES}/", "/encoder.json")]
+
+
 def save_encoder(encoder: Encoder, model: Model, data: Data, folder: Path) -> None:
     """Write `encoder.safetensors` and `encoder.json` (a checkpoint knows its shape, and how its lines were prepared)."""
     save_tensors(encoder.state_dict(), folder / "encoder.safetensors")
@@ -75,18 +83,19 @@ def save_encoder(encoder: Encoder, model: Model, data: Data, folder: Path) -> No
 
 
 def load_encoder(artifact: artifacts.Artifact, model: Model, data: Data) -> Encoder:
-    """The encoder of an artifact.
+    """The encoder of an artifact: the one of the size of `model` where it holds several.
 
     Raises ValueError if it is of another shape than `model` and `data` ask for, or saw lines prepared otherwise.
     """
-    facts = _known(artifact.read_json("encoder.json"), artifact.folder / "encoder.json")
+    place = f"{SIZES}/{model.size}/" if model.size in sizes_in(artifact) else ""
+    facts = _known(artifact.read_json(f"{place}encoder.json"), artifact.folder / place / "encoder.json")
     demand_prepared(facts, data, f"{artifact.folder}: the encoder was pre-trained on", "run pretrain again")
     if differing := differences({"height": facts["height"], **facts["model"]}, model, data, "here"):
         raise ValueError(
             f"{artifact.folder}: the encoder has another shape ({differing}): run pretrain again, or set model.* and data.height to match"
         )
     encoder = new_encoder(model, data.height)
-    transplant(encoder, load(artifact.read_bytes("encoder.safetensors")), str(artifact.folder))
+    transplant(encoder, load(artifact.read_bytes(f"{place}encoder.safetensors")), str(artifact.folder))
     return encoder
 
 

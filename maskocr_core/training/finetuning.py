@@ -36,6 +36,7 @@ class Run:
 
     name: how it is called in logs. splits: where its training and validation lines are. budget: labelled lines, 0 for
     all. encoder: folder of a pre-trained encoder, or None. recognizer: folder of a recogniser to go on from, or None.
+    size: as `pretrain.sizes` has them, or empty for that of `model`; a given recogniser keeps its own.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Run:
     steps: int
     encoder: str | None = None
     recognizer: str | None = None
+    size: str = ""
 
     def gentleness(self, config: Config) -> dict[str, float]:
         """How a trained encoder is spared at first, as `Recognition` takes it; one that starts at random is not."""
@@ -133,6 +135,8 @@ def _train(run: Run, config: Config, data: Path, selection: Path, folder: Path) 
         **{name: getattr(run, name) for name in ("name", "budget", "learning_rate", "seed", "steps")},
         "lines": len(source),
         "decoder": recognizer.decoder,
+        "size": model.size,
+        "encoder_parameters": sum(weight.numel() for weight in recognizer.encoder.parameters()),
         "new_characters": new_characters,
         "curve": curve.points,
         "validation_cer": curve.at_marks(),
@@ -235,11 +239,12 @@ def _start(run: Run, config: Config, vocabulary: Vocabulary) -> tuple[Recognizer
     """
     data, decoder = config.data, config.sweep.decoder
     if not run.recognizer:
+        model = config.model.sized(run.size)
         if run.encoder:
-            encoder = checkpoint.load_encoder(Artifact(Path(run.encoder)), config.model, data)
+            encoder = checkpoint.load_encoder(Artifact(Path(run.encoder)), model, data)
         else:
-            encoder = checkpoint.new_encoder(config.model, data.height)
-        return Recognizer(encoder, vocabulary, data.direction, decoder), config.model, len(vocabulary.characters)
+            encoder = checkpoint.new_encoder(model, data.height)
+        return Recognizer(encoder, vocabulary, data.direction, decoder), model, len(vocabulary.characters)
     given, facts = checkpoint.load_recognizer(Path(run.recognizer))
     if facts["height"] != data.height:
         raise ValueError(

@@ -73,21 +73,57 @@ def candidate(runs: list[dict]) -> str:
 def with_costs(row: dict[str, Any], runs: dict[str, Any]) -> dict[str, Any]:
     """A row of the comparison with its budget, learning rate, validation curve and CPU minutes; pre-training and transfer apart."""
     mine = [run for run in runs["runs"] if run["chosen"] and run["name"] == row["start"]]
-    base = next((run for run in runs["transfer"] if run["name"] == f"{row['start']} base"), None)
-    minutes = {
-        "finetune": sum(run["cpu_seconds"] for run in mine) / len(mine) / 60,
-        "pretrain": runs["pretrain_cpu_minutes"] if row["start"] in ("pretrained", "both") else 0.0,
-        "transfer": base["cpu_seconds"] / 60 if base else 0.0,
-    }
     return row | {
         "budget": mine[0]["lines"],
+        "size": mine[0]["size"],
         "learning_rate": mine[0]["learning_rate"],
         "curve": mine[0]["curve"],
         "steps": mine[0]["steps"],
         "validation_cer": sum(run["validation_cer"]["all"] for run in mine) / len(mine),
         "new_characters": mine[0]["new_characters"],
-        "cpu_minutes": minutes,
+        "cpu_minutes": _minutes(mine, runs),
     }
+
+
+def _minutes(mine: list[dict[str, Any]], runs: dict[str, Any]) -> dict[str, float]:
+    """CPU minutes of runs of one start and size: of fine-tuning in the mean, and of what was made before them, once."""
+    start, size = mine[0]["name"], mine[0]["size"]
+    bases = [run for run in runs["transfer"] if (run["name"], run["size"]) == (f"{start} base", size)]
+    return {
+        "finetune": sum(run["cpu_seconds"] for run in mine) / len(mine) / 60,
+        "pretrain": runs["pretrain_cpu_minutes"][size] if start in ("pretrained", "both") else 0.0,
+        "transfer": sum(run["cpu_seconds"] for run in bases) / 60,
+    }
+
+
+def sizes(runs: dict[str, Any]) -> list[dict[str, Any]]:
+    """Where encoders of several sizes were compared: each start in each size at the largest budget and its best learning rate.
+
+    Rows of {start, size, encoder_parameters, learning_rate, validation_cer: {value, low, high} (mean, least and most of
+    the seeds), cpu_minutes: {finetune, pretrain, transfer}, kept: whether it stands for its start}; nothing for one size.
+    """
+    if len({run["size"] for run in runs["runs"]}) < 2:
+        return []
+    rows = []
+    for start, size in dict.fromkeys((run["name"], run["size"]) for run in runs["runs"]):
+        of_start = [run for run in runs["runs"] if run["name"] == start]
+        most = max(run["budget"] for run in of_start)
+        by_rate: dict[float, list[dict[str, Any]]] = {}
+        for run in of_start:
+            if (run["size"], run["budget"]) == (size, most):
+                by_rate.setdefault(run["learning_rate"], []).append(run)
+        mine = min(by_rate.values(), key=lambda tried: sum(run["validation_cer"]["all"] for run in tried))
+        rates = [run["validation_cer"]["all"] for run in mine]
+        rows.append(
+            {name: mine[0][name] for name in ("size", "encoder_parameters", "learning_rate")}
+            | {
+                "start": start,
+                "validation_cer": {"value": sum(rates) / len(rates), "low": min(rates), "high": max(rates)},
+                "cpu_minutes": _minutes(mine, runs),
+                "kept": any(run["chosen"] for run in mine),
+            }
+        )
+    return rows
 
 
 def examples(source: Lines, readings: list[Readings], candidate: str) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Config
-from maskocr_core.training import finetuning
+from maskocr_core.training import checkpoint, finetuning
 from maskocr_core.training.distributed import each
 from maskocr_core.training.finetuning import MARKS, Run
 from maskocr_core.training.saw import Saw
@@ -33,8 +33,13 @@ def possible_starts(asked: tuple[str, ...], has_transfer_lines: bool, has_model:
     return [start for start in asked if start not in lacking]
 
 
+def sizes(encoder: Path) -> list[str]:
+    """The sizes of `Run.size`: that of `model`, and those that were pre-trained beside it."""
+    return ["", *checkpoint.sizes_in(Artifact(encoder))]
+
+
 def transfer_runs(starts: list[str], config: Config, encoder: Path) -> list[Run]:
-    """Training on the transfer lines, from scratch for `transfer` and from the pre-trained encoder for `both`."""
+    """Training on the transfer lines, in every size, from scratch for `transfer` and pre-trained for `both`."""
     return [
         Run(
             f"{start} base",
@@ -44,14 +49,19 @@ def transfer_runs(starts: list[str], config: Config, encoder: Path) -> list[Run]
             config.sweep.seeds[0],
             config.sweep.transfer_steps,
             encoder=str(encoder) if start == "both" else None,
+            size=size,
         )
-        for start in starts
+        for start, size in product(starts, sizes(encoder))
         if start in ("transfer", "both")
     ]
 
 
-def runs(starts: list[str], config: Config, encoder: Path, recognizers: dict[str, Path]) -> list[Run]:
-    """The whole grid: starts × budgets × learning rates × seeds."""
+def runs(starts: list[str], config: Config, encoder: Path, recognizers: dict[tuple[str, str], Path]) -> list[Run]:
+    """The whole grid: starts × sizes × budgets × learning rates × seeds.
+
+    recognizers: what a start and size goes on from; a start that has one for some sizes is made in these alone.
+    """
+    known = {start for start, _ in recognizers}
     return [
         Run(
             start,
@@ -61,11 +71,13 @@ def runs(starts: list[str], config: Config, encoder: Path, recognizers: dict[str
             seed,
             config.sweep.steps,
             encoder=str(encoder) if start == "pretrained" else None,
-            recognizer=str(recognizers[start]) if start in recognizers else None,
+            recognizer=str(recognizers[start, size]) if start in known else None,
+            size=size,
         )
-        for start, budget, rate, seed in product(
-            starts, config.sweep.budgets, config.sweep.learning_rates, config.sweep.seeds
+        for start, budget, size, rate, seed in product(
+            starts, config.sweep.budgets, sizes(encoder), config.sweep.learning_rates, config.sweep.seeds
         )
+        if start not in known or (start, size) in recognizers
     ]
 
 
@@ -75,6 +87,7 @@ def carry_out(grid: list[Run], config: Config, lines: Path, selection: Path, hom
     folders = [home / key for key in keys]
     names = [
         f"finetune {run.name}"
+        + (f" {run.size}" if run.size else "")
         + (f" ({run.budget} labels, lr {run.learning_rate:g}, seed {run.seed})" if len(grid) > 4 else "")
         for run in grid
     ]
@@ -96,16 +109,24 @@ def carry_out(grid: list[Run], config: Config, lines: Path, selection: Path, hom
 
 
 def choose(grid: list[Run], results: list[dict]) -> list[Run]:
-    """For each start, budget and seed the run with the learning rate that is best on validation over all seeds."""
+    """For each start, budget and seed the run with the size and learning rate that are best on validation over all seeds."""
     chosen = []
     for start, budget in dict.fromkeys((run.name, run.budget) for run in grid):
-        rates: dict[float, float] = {}
+        own = [run for run in grid if (run.name, run.budget) == (start, budget)]
+        tried: dict[tuple[str, float], float] = {}
         for run, result in zip(grid, results):
-            if (run.name, run.budget) == (start, budget):
-                rates[run.learning_rate] = rates.get(run.learning_rate, 0.0) + result["validation_cer"]["all"]
-        rate = min(rates, key=lambda value: rates[value])
-        chosen += [run for run in grid if (run.name, run.budget, run.learning_rate) == (start, budget, rate)]
+            if run in own:
+                choice = run.size, run.learning_rate
+                tried[choice] = tried.get(choice, 0.0) + result["validation_cer"]["all"]
+        best = min(tried, key=lambda choice: tried[choice])
+        chosen += [run for run in own if (run.size, run.learning_rate) == best]
     return chosen
+
+
+def of_chosen(bases: list[Run], best: list[Run], grid: list[Run]) -> list[Run]:
+    """Of the runs on transfer lines those that the runs which stand for their start went on from."""
+    standing = {(run.name, run.size) for run in best if has_all_labels(run, grid)}
+    return [base for base in bases if (base.name.removesuffix(" base"), base.size) in standing]
 
 
 def has_all_labels(run: Run, grid: list[Run]) -> bool:
@@ -135,7 +156,9 @@ def collect(folder: Path, destination: Path, marks: Iterable[str] = MARKS) -> No
         shutil.copytree(folder / mark, destination / mark, dirs_exist_ok=True)
 
 
-def summary(grid: list[Run], results: list[dict], best: list[Run], transfer: list[dict], encoder: Artifact) -> dict:
+def summary(
+    grid: list[Run], results: list[dict], best: list[Run], transfer: list[dict], encoder: Artifact, config: Config
+) -> dict:
     """What `runs.json` holds: every run, which were chosen, and what transfer training and pre-training cost, apart.
 
     `kept`: the folder of a run that is the best of its start, budget and seed. `chosen`: it stands for its start, as one
@@ -151,5 +174,8 @@ def summary(grid: list[Run], results: list[dict], best: list[Run], transfer: lis
             for run, result in zip(grid, results)
         ],
         "transfer": transfer,
-        "pretrain_cpu_minutes": encoder.metrics["cpu_minutes"],
+        "pretrain_cpu_minutes": {
+            config.model.sized(size).size: encoder.metrics[f"cpu_minutes_{size}" if size else "cpu_minutes"]
+            for size in sizes(encoder.folder)
+        },
     }

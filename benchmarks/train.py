@@ -31,7 +31,7 @@ import torch
 from benchmarks import data_corpus, results, train_figures
 from benchmarks.data import race
 from benchmarks.data_contenders import select_all
-from benchmarks.train_contenders import Authors, Ketos, Obvious, Ours, Peer
+from benchmarks.train_contenders import Authors, FreeOfCharge, Ketos, Obvious, Ours, Peer
 from benchmarks.train_profile import STEPS, Profile
 from maskocr_core import artifacts, config, stages
 from maskocr_core.artifacts import Artifact
@@ -81,7 +81,7 @@ def prepare(pack: Path, count: int, home: Path) -> Corpus:
     return Corpus(home / "lines", home / "selection", [row["image"] for row in unlabelled])
 
 
-def codebook(settings: Config) -> Codebook:
+def codebook(settings: Config, kind: type[Codebook] = Codebook) -> Codebook:
     """One of the recipe's shape with centroids drawn at random: labels cost the same whatever they say."""
     generator = torch.Generator().manual_seed(0)
     features = settings.data.height * settings.codebook.window
@@ -89,7 +89,7 @@ def codebook(settings: Config) -> Codebook:
     drawn = (
         torch.randn(size, generator=generator) for size in ((features,), (components, features), (clusters, components))
     )
-    return Codebook(settings.data.height, step_features.Pixels(settings.codebook.window), *drawn)
+    return kind(settings.data.height, step_features.Pixels(settings.codebook.window), *drawn)
 
 
 def profiles(corpus: Corpus, names: list[str], rounds: int) -> dict[str, list[dict[str, Any]]]:
@@ -112,6 +112,7 @@ def contenders(arguments: argparse.Namespace, corpus: Corpus, home: Path) -> tup
     source, book = corpus.decoded(skip), codebook(skip)
     found = {
         "skip": Ours(skip, source, book),
+        "free": Ours(skip, source, codebook(skip, FreeOfCharge)),
         "linear": Ours(linear, source, book),
         "noise": Ours(noise, source, book),
         "obvious": Peer(Obvious(noise), noise, source, book),

@@ -14,6 +14,7 @@ AHEAD = {"obvious": 1.4, "authors": 1.4}
 WORKERS = 1.8
 TITLES = {
     "skip": "**maskocr**, hidden steps left out (`mask.hide=skip`)",
+    "free": "**maskocr**, the same with labels that cost nothing, as if they had been stored",
     "linear": "**maskocr**, the same with the authors' linear patch (`model.stem=linear`)",
     "noise": "**maskocr**, noise over hidden steps (`mask.hide=noise`)",
     "obvious": "`nn.TransformerEncoder`, batches as they come",

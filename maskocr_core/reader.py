@@ -10,7 +10,7 @@ import torch
 
 from maskocr_core.config import STEP, Registry
 from maskocr_core.data import images
-from maskocr_core.judging import calibration
+from maskocr_core.judging.confidence import calibration
 from maskocr_core.training import calibrating, checkpoint
 
 

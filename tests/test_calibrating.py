@@ -9,7 +9,7 @@ import rendered
 import torch
 
 from maskocr_core import artifacts, config
-from maskocr_core.judging import calibration
+from maskocr_core.judging.confidence import calibration
 from maskocr_core.model.recognizer import Recognizer
 from maskocr_core.model.vocabulary import Vocabulary
 from maskocr_core.reader import Reader, read_images

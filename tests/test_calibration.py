@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
 
-from maskocr_core.judging import calibration
+from maskocr_core.judging.confidence import assessment, by_document, calibration, operating
+from maskocr_core.judging.statistics import Interval
 
-TARGETS = calibration.TARGETS
+TARGETS = operating.TARGETS
 few_examples = settings(max_examples=20, deadline=None)
 seeds = st.integers(0, 10_000)
 
@@ -93,7 +94,7 @@ def test_lines_that_say_nothing_of_a_confidence_make_it_unusable_with_the_reason
     assert not fitted.usable and fitted.x == fitted.y == () and set(fitted.thresholds.values()) == {None}
     with pytest.raises(ValueError, match=reason):
         calibration.apply(fitted, [0.5])
-    judged = calibration.assess(*data, fitted.thresholds)
+    judged = assessment.assess(*data, fitted.thresholds)
     assert not judged.usable and judged.reason == fitted.reason
 
 
@@ -112,7 +113,7 @@ def test_lines_that_cannot_be_calibrated_with_are_refused(arguments, mend):
 
 def test_a_probability_beyond_0_and_1_is_refused():
     with pytest.raises(ValueError, match="beyond 0 and 1: apply the calibration first"):
-        calibration.assess([1.2], [True], ["a"], {})
+        assessment.assess([1.2], [True], ["a"], {})
 
 
 @few_examples
@@ -150,7 +151,7 @@ def test_a_file_that_holds_no_calibration_is_refused_by_its_name(change, mend):
 def test_auroc_and_brier_score_are_those_of_a_slow_reference(seed):
     confidences, exact, documents = lines(seed, documents=5, each=30)
     confidences = confidences.round(2)  # many are equal
-    judged = calibration.assess(confidences, exact, documents, {})
+    judged = assessment.assess(confidences, exact, documents, {})
     assert judged.auroc.value == pytest.approx(pairs_in_order(confidences, exact))
     assert judged.brier.value == pytest.approx(np.mean((confidences - exact) ** 2))
 
@@ -161,14 +162,14 @@ def test_the_calibration_error_is_that_of_a_slow_reference(seed):
     confidences, exact, documents = lines(seed, documents=5, each=60)
     order = np.argsort(confidences)
     gaps = [abs(confidences[ten].mean() - exact[ten].mean()) for ten in np.split(order, 10)]
-    judged = calibration.assess(confidences, exact, documents, {})
+    judged = assessment.assess(confidences, exact, documents, {})
     assert judged.ece.value == pytest.approx(np.mean(gaps))
     assert [row.lines for row in judged.bins] == [30] * 10
 
 
 def test_lines_of_equal_probability_share_a_bin_whatever_their_order():
     _, exact, documents = lines(3)
-    judged = calibration.assess(np.full(len(exact), 0.8), exact, documents, {})
+    judged = assessment.assess(np.full(len(exact), 0.8), exact, documents, {})
     assert [row.lines for row in judged.bins] == [len(exact)] and judged.auroc.value == 0.5
     assert judged.ece.value == pytest.approx(abs(0.8 - exact.mean()))
 
@@ -176,28 +177,28 @@ def test_lines_of_equal_probability_share_a_bin_whatever_their_order():
 def test_calibration_takes_away_most_of_the_error_and_what_is_left_is_about_chance():
     fitted = calibration.fit(*lines(4, documents=30))
     confidences, exact, documents = lines(5, documents=20)
-    raw = calibration.assess(confidences, exact, documents, fitted.thresholds)
-    judged = calibration.assess(calibration.apply(fitted, confidences), exact, documents, fitted.thresholds)
+    raw = assessment.assess(confidences, exact, documents, fitted.thresholds)
+    judged = assessment.assess(calibration.apply(fitted, confidences), exact, documents, fitted.thresholds)
     assert judged.usable and judged.ece.value < 2 * judged.chance < raw.ece.value
     assert judged.ece.low < judged.ece.value < judged.ece.high
 
 
 def test_few_documents_give_values_but_no_bounds_and_no_threshold():
     confidences, exact, documents = lines(7, documents=3)
-    judged = calibration.assess(confidences, exact, documents, dict.fromkeys(TARGETS, 0.9))
+    judged = assessment.assess(confidences, exact, documents, dict.fromkeys(TARGETS, 0.9))
     for interval in (judged.ece, judged.auroc, judged.brier, judged.exact, judged.bins[0].exact):
         assert math.isfinite(interval.value) and math.isnan(interval.low) and math.isnan(interval.high)
     assert not any(point.holds for point in judged.table)
-    assert set(calibration.thresholds(confidences, exact, documents).values()) == {None}
+    assert set(operating.thresholds(confidences, exact, documents).values()) == {None}
 
 
 @few_examples
 @given(seeds, st.floats(-1, 5))
 def test_the_share_that_needs_no_person_grows_with_the_error_that_is_allowed(seed, ease):
     confidences, exact, documents = lines(seed, ease=ease)
-    chosen = calibration.thresholds(confidences, exact, documents)
+    chosen = operating.thresholds(confidences, exact, documents)
     assert list(chosen) == list(TARGETS)
-    shares = [point.share.value for point in calibration.assess(*lines(seed + 1, ease=ease), chosen).table]
+    shares = [point.share.value for point in assessment.assess(*lines(seed + 1, ease=ease), chosen).table]
     assert shares == sorted(shares)
 
 
@@ -205,7 +206,7 @@ def test_a_threshold_keeps_its_error_on_documents_that_did_not_choose_it():
     many, exact_of_many, _ = lines(8, documents=1000)
     broken = reached = 0
     for seed in range(40):
-        chosen = calibration.thresholds(*lines(seed))
+        chosen = operating.thresholds(*lines(seed))
         for target, least in chosen.items():
             if least is not None:
                 reached += 1
@@ -215,38 +216,38 @@ def test_a_threshold_keeps_its_error_on_documents_that_did_not_choose_it():
 
 def test_a_target_that_no_threshold_was_shown_to_reach_is_said_to_be_out_of_reach():
     data = lines(9, documents=6, each=50)
-    chosen = calibration.thresholds(*data)
+    chosen = operating.thresholds(*data)
     assert chosen[0.005] is None
-    point = calibration.assess(*data, chosen).table[0]
+    point = assessment.assess(*data, chosen).table[0]
     assert (point.share.value, point.holds) == (0, False) and math.isnan(point.upper)
-    assert calibration.sentence(point).startswith("at 0.5 % accepted-line error: not reachable")
+    assert operating.sentence(point).startswith("at 0.5 % accepted-line error: not reachable")
 
 
 def test_an_operating_point_is_said_in_one_sentence():
-    point = calibration.OperatingPoint(0.01, 0.9, calibration.Interval(0.62, 0.58, 0.66, 14), 0.004, 0.009, True)
+    point = operating.OperatingPoint(0.01, 0.9, Interval(0.62, 0.58, 0.66, 14), 0.004, 0.009, True)
     said = "at 1 % accepted-line error 62 % [58, 66] need no person (0.4 % of them wrong, at most 0.9 %)"
-    assert calibration.sentence(point) == said
+    assert operating.sentence(point) == said
     missed = dataclasses.replace(point, upper=0.02, holds=False)
-    assert calibration.sentence(missed).endswith("at most 2.0 %; not shown to hold on these lines)")
+    assert operating.sentence(missed).endswith("at most 2.0 %; not shown to hold on these lines)")
 
 
 def test_no_error_among_independent_lines_is_bounded_as_the_binomial_has_it():
     exactly = 1 - 0.05 ** (1 / 4000)
-    bound = calibration.error_bound(np.zeros(4000, bool), np.arange(4000))
+    bound = by_document.error_bound(np.zeros(4000, bool), np.arange(4000))
     assert exactly < bound < 1.01 * exactly
-    few = calibration.error_bound(np.zeros(4000, bool), np.arange(4000) % 5)
+    few = by_document.error_bound(np.zeros(4000, bool), np.arange(4000) % 5)
     assert few == pytest.approx(1 - 0.05 ** ((stats.t.ppf(0.95, 4) / stats.norm.ppf(0.95)) ** 2 / 4000))
 
 
 def test_errors_that_lie_in_one_document_widen_the_bound():
     documents = np.repeat(np.arange(10), 50)
     scattered, together = np.arange(500) % 50 == 0, np.arange(500) < 10
-    assert calibration.error_bound(together, documents) > 1.5 * calibration.error_bound(scattered, documents)
-    assert calibration.error_bound(np.ones(500, bool), documents) == 1
+    assert by_document.error_bound(together, documents) > 1.5 * by_document.error_bound(scattered, documents)
+    assert by_document.error_bound(np.ones(500, bool), documents) == 1
 
 
 def test_intervals_by_document_cover_the_truth_about_95_times_in_100(monkeypatch):
-    monkeypatch.setattr(calibration, "DRAWS", 200)  # as good an error, in a fifth of the time
+    monkeypatch.setattr(by_document, "DRAWS", 200)  # as good an error, in a fifth of the time
     confidences, exact, documents = lines(10, documents=2000, spread=0.8)
     least = np.quantile(confidences, 0.6)
     wrong = np.mean(~exact[confidences >= least])
@@ -255,7 +256,7 @@ def test_intervals_by_document_cover_the_truth_about_95_times_in_100(monkeypatch
     auroc = (rank[exact].sum() - right * (right - 1) / 2) / (right * (len(exact) - right))
     covered = np.zeros(3)
     for seed in range(150):
-        judged = calibration.assess(*lines(seed, documents=10, each=50, spread=0.8), {0.05: least})
+        judged = assessment.assess(*lines(seed, documents=10, each=50, spread=0.8), {0.05: least})
         covered += (
             judged.auroc.low <= auroc <= judged.auroc.high,
             judged.exact.low <= exact.mean() <= judged.exact.high,
@@ -266,7 +267,7 @@ def test_intervals_by_document_cover_the_truth_about_95_times_in_100(monkeypatch
 
 def test_the_curve_parts_no_lines_of_equal_probability_and_ends_with_all():
     probabilities, exact, documents = np.repeat([0.9, 0.5, 0.2], 100), np.arange(300) % 3 == 0, np.arange(300) % 7
-    judged = calibration.assess(probabilities, exact, documents, {})
+    judged = assessment.assess(probabilities, exact, documents, {})
     assert [share for share, _ in judged.curve] == pytest.approx([1 / 3, 2 / 3, 1])
     assert judged.curve[-1][1] == pytest.approx(np.mean(~exact))
 
@@ -274,6 +275,6 @@ def test_the_curve_parts_no_lines_of_equal_probability_and_ends_with_all():
 def test_the_plot_is_a_png_of_twice_900_pixels_even_from_too_few_documents():
     for documents in (3, 12):
         confidences, exact, ids = lines(11, documents)
-        judged = calibration.assess(confidences, exact, ids, calibration.thresholds(confidences, exact, ids))
-        image = Image.open(io.BytesIO(calibration.plot(judged)))
+        judged = assessment.assess(confidences, exact, ids, operating.thresholds(confidences, exact, ids))
+        image = Image.open(io.BytesIO(assessment.plot(judged)))
         assert image.format == "PNG" and image.size == (1800, 800)

@@ -12,8 +12,9 @@ from typing import Any
 
 from maskocr_core import artifacts
 from maskocr_core.data.batches import Lines
-from maskocr_core.judging import calibration, metrics
-from maskocr_core.judging.calibration import Calibration
+from maskocr_core.judging import metrics
+from maskocr_core.judging.confidence import calibration
+from maskocr_core.judging.confidence.calibration import Calibration
 from maskocr_core.judging.statistics import MIN_DOCUMENTS
 from maskocr_core.model.recognizer import Recognizer
 from maskocr_core.progress import Progress

@@ -15,8 +15,9 @@ from maskocr_core.config import Config, Data
 from maskocr_core.data import lines as schema
 from maskocr_core.data.batches import Lines
 from maskocr_core.data.tombstones import digest
-from maskocr_core.judging import calibration, comparison, cost, gate, metrics, slices
+from maskocr_core.judging import comparison, cost, gate, metrics, slices
 from maskocr_core.judging.comparison import Readings, Test
+from maskocr_core.judging.confidence import assessment, calibration, operating
 from maskocr_core.judging.value import finite
 from maskocr_core.judging.weights import Weights
 from maskocr_core.training import calibrating, checkpoint, reading, saw
@@ -176,8 +177,8 @@ def confidence(
     settings = (config.gate.confidence, config.gate.min_documents)
     probabilities = _calibrated(fitted, candidate.confidences[0])
     exact = metrics.line_errors(source.texts, candidate.by_mark["all"][0]).edits == 0
-    thresholds = fitted.thresholds if fitted else dict.fromkeys(calibration.TARGETS)
-    assessed = calibration.assess(probabilities, exact, source.documents, thresholds, *settings)
+    thresholds = fitted.thresholds if fitted else dict.fromkeys(operating.TARGETS)
+    assessed = assessment.assess(probabilities, exact, source.documents, thresholds, *settings)
     usable = bool(fitted and fitted.usable and assessed.usable)
     reason = (fitted.reason if fitted else "it was never calibrated") or assessed.reason
     ece = assessed.ece.value if np.isfinite(assessed.ece.value) else None
@@ -188,7 +189,7 @@ def confidence(
         "chance": assessed.chance,
         "auroc": finite(asdict(assessed.auroc)),
         "exact": finite(asdict(assessed.exact)),
-        "table": [finite(asdict(point)) | {"sentence": calibration.sentence(point)} for point in assessed.table],
+        "table": [finite(asdict(point)) | {"sentence": operating.sentence(point)} for point in assessed.table],
         "review": None,
     }
     if usable:
@@ -205,7 +206,7 @@ def confidence(
             "cost": finite(asdict(cost.expected_cost(reviewed, source.documents, *settings))),
             "unit": weights.unit,
         }
-    plot = calibration.plot(assessed) if usable else b""
+    plot = assessment.plot(assessed) if usable else b""
     return Trust(said, gate.calibration(usable, ece, config.gate.ece, reason), plot)
 
 

@@ -230,7 +230,7 @@ def _settled(path: Path) -> dict[str, Any]:
 
 def _move_to_store(path: Path, store: str, digest: str) -> str:
     uri = f"{store.rstrip('/')}/{digest[:2]}/{digest}{path.suffix}"
-    if not storage.exists(uri):
+    if not storage.renewed(uri):
         storage.upload(path, uri)
     path.unlink()
     return uri

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import run_stage
 
-from maskocr_core import artifacts, cleaning
+from maskocr_core import artifacts
+from maskocr_core.cleaning import work as cleaning
 
 DAY = 24 * 3600.0
 KEY = "0123456789abcdef01234567"

@@ -12,7 +12,8 @@ import typer
 from maskocr_core.cli.app import app
 
 if TYPE_CHECKING:
-    from maskocr_core.cleaning import Entry
+    from maskocr_core.cleaning.store import Stored
+    from maskocr_core.cleaning.work import Entry
     from maskocr_pipelines.recurring import Endpoint
     from maskocr_pipelines.schedules_file import Plan, Row
 
@@ -157,26 +158,42 @@ def gc(
         bool, typer.Option("--delete", help="Delete what is listed; without it nothing changes.")
     ] = False,
     root: Annotated[Path, typer.Option(help="Folder that `maskocr run` wrote into.")] = ROOT,
+    manifests: Annotated[
+        list[str],
+        typer.Option(metavar="PLACE", help="Folder or s3:// prefix where more manifests lie; once for each."),
+    ] = [],  # noqa: B006 (typer reads it)
 ) -> None:
-    """List what finished, superseded and orphaned work costs in disk, and with --delete remove it.
+    """List what finished, superseded and orphaned work costs in disk and store, and with --delete remove it.
 
     Looked at are MASKOCR_WORK (default work/stages) and the pipeline folders. What may go: outputs of stages that are
     published nowhere any more, unfinished work, runs of fine-tuning and pipeline folders, each unused for --older-than
-    days; and, at any age, checkpoints of what is finished. Never touched: work that a live process holds, what a link
-    leads to, and the store. A stage whose work went makes it again when it is asked for.
+    days; and, at any age, checkpoints of what is finished. Never touched: work that a live process holds, and what a
+    link leads to. A stage whose work went makes it again when it is asked for.
+
+    Of MASKOCR_STORE, what was not written for --older-than days (at least 1) may go: checkpoints, and shards and
+    weights that no manifest names. Manifests are looked for here, in MLflow, and at every PLACE of --manifests, such as the
+    pipeline root of Kubeflow and the repository of `maskocr track`; without one, no shard and no weights go. Whatever a
+    registered model was made of stays, so MLFLOW_TRACKING_URI must say where models are registered.
 
     The cache of DVC is left to `dvc gc --all-commits` in the data's repository.
 
     Example: `maskocr gc --older-than 14`, look, then `maskocr gc --older-than 14 --delete`
     """
-    from maskocr_core import artifacts, cleaning
+    import os
 
-    entries = cleaning.look(artifacts.work_folder(), root.absolute(), days=older_than, keep_last=keep_last)
-    _print_entries(entries)
-    going = [entry for entry in entries if not entry.kept]
+    from maskocr_core import artifacts
+    from maskocr_core.cleaning import store, work
+
+    folders, uri = (artifacts.work_folder(), root.absolute()), os.environ.get("MASKOCR_STORE", "")
+    _refuse(bool(manifests and not uri), "--manifests is about the store: set MASKOCR_STORE, or leave it out")
+    here = work.look(*folders, days=older_than, keep_last=keep_last)
+    there = store.look(uri, folders, manifests, days=older_than) if uri else []
+    named = [(entry, "\n".join(map(_short, entry.paths))) for entry in here]
+    _print_entries([*named, *((entry, entry.uri) for entry in there)])
     if delete:
-        _say(f"{_size(cleaning.delete(going, _say))} given back")
-    elif going:
+        freed = work.delete(here, _say) + store.delete(there, _say)
+        _say(f"{_size(freed)} given back")
+    elif going := [entry for entry in (*here, *there) if not entry.kept]:
         _say(f"nothing was deleted; --delete gives back {_size(sum(entry.frees for entry in going))}")
     else:
         _say("nothing to delete")
@@ -225,13 +242,12 @@ def _print_schedules(rows: list[Row]) -> None:
     _print_table(("schedule", "state", "version", "next runs"), written)
 
 
-def _print_entries(entries: list[Entry]) -> None:
-    def cells(entry: Entry) -> tuple[str, ...]:
-        fate = "keep" if entry.kept else "delete"
-        where = "\n".join(_short(path) for path in entry.paths)
-        return fate, entry.what, where, f"{entry.days:.0f}", _size(entry.frees), entry.why
-
-    _print_table(("", "what", "where", "days", "frees", "why"), [cells(entry) for entry in entries])
+def _print_entries(entries: list[tuple[Entry | Stored, str]]) -> None:
+    rows = [
+        ("keep" if entry.kept else "delete", entry.what, where, f"{entry.days:.0f}", _size(entry.frees), entry.why)
+        for entry, where in entries
+    ]
+    _print_table(("", "what", "where", "days", "frees", "why"), rows)
 
 
 def _short(path: Path) -> str:

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Any
 
 LIST = "list+"  # before the URI of a file that lists which files are meant
 _LIST_FORMAT = 1
+_FRESH = 3600.0  # seconds
 _MEND = "check the bucket's name, AWS_ENDPOINT_URL and the AWS_* keys"
 
 
@@ -284,6 +286,26 @@ def exists(uri: str) -> bool:
                 return False
             raise
     return True
+
+
+def renewed(uri: str) -> bool:
+    """Whether the object or file is there. One that is older than an hour gets the time of a new one.
+
+    Whoever cleans up goes by that time, and cannot know that it is about to be used again.
+    """
+    if not exists(uri):
+        return False
+    found = files(uri, some=False)
+    if found and found[0].modified < time.time() - _FRESH:
+        if is_remote(uri):
+            bucket, key = _bucket_and_key(uri)
+            with _explained(uri, "renewed"):
+                _client().copy_object(
+                    Bucket=bucket, Key=key, CopySource={"Bucket": bucket, "Key": key}, MetadataDirective="REPLACE"
+                )
+        else:
+            os.utime(uri)
+    return bool(found)
 
 
 def check_bucket(uri: str) -> None:

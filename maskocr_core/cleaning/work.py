@@ -1,4 +1,4 @@
-"""What may go of the work on this disk: found by a rule, said with its cost, removed only when asked to.
+"""What may go of the work on this disk.
 
 Looked at are the homes of stages and runs below MASKOCR_WORK, as `@stage` and the sweep lay them out, and the folders
 that `maskocr run` makes; nothing else there, no link, and no DVC cache. A published output is a second name of the
@@ -78,7 +78,7 @@ def delete(entries: Iterable[Entry], say: Callable[[str], None] = print) -> int:
     for entry in entries:
         if entry.kept:
             continue
-        with _held(entry.folder) as idle:
+        with held(entry.folder) as idle:
             if not idle or _last_used(entry.folder) > entry.used:
                 say(f"{entry.folder}: in use by now, kept")
                 continue
@@ -119,7 +119,7 @@ def _pipeline_runs(root: Path, days: float, keep_last: int) -> Iterator[Entry]:
 
 def _of_stage(stage: str, home: Path, days: float, going: Counter[tuple[int, int]]) -> Iterator[Entry]:
     whole = Entry(stage, home, (home,), _last_used(home), f"used within {days:g} days")
-    with _held(home) as idle:
+    with held(home) as idle:
         if not idle:
             yield replace(whole, kept=True, why="at work now")
             return
@@ -141,7 +141,7 @@ def _of_stage(stage: str, home: Path, days: float, going: Counter[tuple[int, int
 
 def _of_run(home: Path, days: float) -> Iterator[Entry]:
     whole = Entry("fine-tuning run", home, (home,), _last_used(home), f"used within {days:g} days")
-    with _held(home) as idle:
+    with held(home) as idle:
         if not idle:
             yield replace(whole, kept=True, why="at work now")
             return
@@ -211,7 +211,7 @@ def _states(place: str, names: list[str]) -> Iterator[os.stat_result]:
 
 
 @contextmanager
-def _held(home: Path) -> Iterator[bool]:
+def held(home: Path) -> Iterator[bool]:
     """Whether nobody is at work in a home; nobody begins while the block lasts. The lock's own time stays as it is."""
     if not (home / ".lock").is_file():  # a pipeline folder has none
         yield True

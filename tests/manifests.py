@@ -1,6 +1,6 @@
 """What the manifests of infra/ have to agree on. A check yields a sentence for each mistake.
 
-As a program it prints an overlay with the pods of Ray written out, for a scanner that knows no RayCluster:
+As a program it prints an overlay, or a file, with the pods of Ray written out, for a scanner that knows no RayCluster:
 python tests/manifests.py infra/overlays/production
 """
 
@@ -26,6 +26,7 @@ RESTRICTED_VOLUMES = {
 ALWAYS_THERE = {("ConfigMap", "kube-root-ca.crt"): {"ca.crt"}}
 # What a neighbour may read of a Ray node: figures. All other ports run code, or lead to what runs it.
 METRICS = {"metrics", "as-metrics", "dash-metrics"}
+RAY = {"RayCluster", "RayJob"}
 UNITS = {"": 1.0, "m": 1e-3, "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
 
 
@@ -68,12 +69,22 @@ def pods(manifests: list[Manifest]) -> Iterator[Pod]:
         spec, owner = manifest.get("spec", {}), named(manifest)
         if manifest["kind"] in ("Deployment", "StatefulSet"):
             yield _pod(owner, spec["template"], spec["replicas"])
-        elif manifest["kind"] == "RayCluster":
-            yield _pod(f"{owner} head", _with_autoscaler(spec), 1)
-            for group in spec["workerGroupSpecs"]:
+        elif manifest["kind"] in RAY:
+            cluster = ray_cluster(manifest)
+            yield _pod(f"{owner} head", _with_autoscaler(cluster), 1)
+            for group in cluster["workerGroupSpecs"]:
                 yield _pod(f"{owner} {group['groupName']}", group["template"], group["maxReplicas"])
         elif "template" in spec or "jobTemplate" in spec or manifest["kind"] == "Pod":
             raise ValueError(f"{owner}: the checks do not know the pods of this kind")
+
+
+def ray_cluster(manifest: Manifest) -> dict[str, Any]:
+    """The cluster that a RayCluster is, or that a RayJob makes for itself."""
+    return manifest["spec"]["rayClusterSpec"] if manifest["kind"] == "RayJob" else manifest["spec"]
+
+
+def ray_clusters(manifests: list[Manifest]) -> Iterator[tuple[str, dict[str, Any]]]:
+    return ((named(one), ray_cluster(one)) for one in manifests if one["kind"] in RAY)
 
 
 def _pod(owner: str, template: dict[str, Any], copies: int) -> Pod:
@@ -99,7 +110,7 @@ def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
 
 
 def references(manifests: list[Manifest]) -> Iterator[tuple[str, str, str, str | None]]:
-    """(reader, kind, name, key) of every secret and config map that is read; key None is all of it."""
+    """(reader, kind, name, key) of every secret, config map and claim that is read; key None is all of it."""
     kinds = {
         "secretKeyRef": "Secret",
         "configMapKeyRef": "ConfigMap",
@@ -119,11 +130,13 @@ def references(manifests: list[Manifest]) -> Iterator[tuple[str, str, str, str |
                         name = source[field].get("secretName") or source[field]["name"]
                         for key in [item["key"] for item in source[field].get("items", [])] or [None]:
                             yield pod.owner, kind, name, key
-    for cluster in of_kind(manifests, "RayCluster"):
+            if "persistentVolumeClaim" in volume:
+                yield pod.owner, "PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"], None
+    for owner, cluster in ray_clusters(manifests):
         for field in ("redisUsername", "redisPassword"):
-            source = cluster["spec"].get("gcsFaultToleranceOptions", {}).get(field, {}).get("valueFrom")
+            source = cluster.get("gcsFaultToleranceOptions", {}).get(field, {}).get("valueFrom")
             if source:
-                yield named(cluster), "Secret", source["secretKeyRef"]["name"], source["secretKeyRef"]["key"]
+                yield owner, "Secret", source["secretKeyRef"]["name"], source["secretKeyRef"]["key"]
 
 
 def dangling_references(manifests: list[Manifest], examples: list[Manifest]) -> Iterator[str]:
@@ -131,6 +144,10 @@ def dangling_references(manifests: list[Manifest], examples: list[Manifest]) -> 
         (manifest["kind"], manifest["metadata"]["name"]): set(manifest.get("data") or manifest.get("stringData") or ())
         for manifest in manifests + examples
         if manifest["kind"] in ("Secret", "ConfigMap")
+    }
+    kept |= {
+        ("PersistentVolumeClaim", one["metadata"]["name"]): {"volume"}
+        for one in of_kind(manifests, "PersistentVolumeClaim")
     }
     for reader, kind, name, key in references(manifests):
         keys = kept.get((kind, name), set())
@@ -306,13 +323,13 @@ def _own_ports(name: str, container: dict[str, Any]) -> Iterator[str]:
 
 
 def _ray_ports(manifests: list[Manifest]) -> Iterator[str]:
-    for cluster in of_kind(manifests, "RayCluster"):
-        for group in [cluster["spec"]["headGroupSpec"], *cluster["spec"]["workerGroupSpecs"]]:
+    for owner, cluster in ray_clusters(manifests):
+        for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:
             ports = {
                 port["name"]: port["containerPort"] for port in group["template"]["spec"]["containers"][0]["ports"]
             }
             if group["rayStartParams"].get("metrics-export-port") != str(ports.get("metrics")):
-                yield f"{named(cluster)} {group.get('groupName', 'head')} shows metrics at another port than its pod"
+                yield f"{owner} {group.get('groupName', 'head')} shows metrics at another port than its pod"
 
 
 def _addresses(manifests: list[Manifest]) -> Iterator[str]:
@@ -379,8 +396,9 @@ def wrong_selectors(manifests: list[Manifest]) -> Iterator[str]:
             yield f"{named(budget)} lets all {copies} of its pods go at once"
 
 
-def main(folder: str) -> None:
-    manifests = render(Path(folder))
+def main(place: str) -> None:
+    path = Path(place)
+    manifests = render(path) if path.is_dir() else [one for one in yaml.safe_load_all(path.read_text()) if one]
     written_out = [
         {
             "apiVersion": "v1",
@@ -388,7 +406,7 @@ def main(folder: str) -> None:
             "metadata": {"name": re.sub(r"\W+", "-", pod.owner).lower(), "namespace": "maskocr", "labels": pod.labels},
             "spec": pod.spec,
         }
-        for pod in pods(of_kind(manifests, "RayCluster"))
+        for pod in pods([one for one in manifests if one["kind"] in RAY])
     ]
     print(yaml.safe_dump_all(manifests + written_out, sort_keys=False), end="")
 

@@ -8,21 +8,15 @@ import subprocess
 import sys
 import tomllib
 from copy import deepcopy
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-import jsonschema
 import kubernetes_validate
 import manifests
 import pytest
-import yaml
+import validation
+from validation import CHECKS, EXAMPLES, INFRA, JOB, OVERLAYS, ROOT, VERSION, documents, rendered, validate
 
-ROOT = Path(__file__).parents[1]
-INFRA = ROOT / "infra"
 BASE = INFRA / "base"
-OVERLAYS = ("kind-pilot", "production")
-VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 LOCK = (ROOT / "requirements.lock").read_text()
 
 NEEDS_KUBECTL = [
@@ -35,18 +29,6 @@ def needs_kubectl(test):
     for mark in NEEDS_KUBECTL:
         test = mark(test)
     return test
-
-
-def documents(*paths: Path) -> list[dict[str, Any]]:
-    return [document for path in paths for document in yaml.safe_load_all(path.read_text()) if document]
-
-
-EXAMPLES = documents(INFRA / "secret.example.yaml")
-
-
-@cache
-def rendered(overlay: str) -> list[dict[str, Any]]:
-    return manifests.render(INFRA / "overlays" / overlay)
 
 
 @pytest.fixture(params=[pytest.param(overlay, marks=NEEDS_KUBECTL) for overlay in OVERLAYS])
@@ -67,35 +49,14 @@ def one(among: list[dict[str, Any]], kind: str, name: str | None = None) -> dict
     return found
 
 
-def tasks() -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """(container, what is of Kubernetes) of every task of the pipelines."""
-    found = []
-    for path in sorted((ROOT / "pipelines").glob("*.yaml")):
-        pipeline, platforms = documents(path)
-        on_kubernetes = platforms["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-        for name, executor in pipeline["deploymentSpec"]["executors"].items():
-            found.append((executor.get("container", {}), on_kubernetes.get(name, {})))
-    return found
-
-
 def read_by_tasks() -> set[tuple[str, str, str]]:
     read = set()
-    for _, executor in tasks():
+    for _, executor in validation.tasks():
         for secret in executor.get("secretAsEnv", []):
             read |= {("Secret", secret["secretName"], pair["secretKey"]) for pair in secret["keyToEnv"]}
         for settings in executor.get("configMapAsEnv", []):
             read |= {("ConfigMap", settings["configMapName"], pair["configMapKey"]) for pair in settings["keyToEnv"]}
     return read
-
-
-def largest_task() -> dict[str, str]:
-    asked = [container["resources"] for container, _ in tasks() if "resources" in container]
-    largest = max(asked, key=lambda resources: manifests.quantity(resources["resourceMemoryLimit"]))
-    return {
-        "requests.cpu": largest["resourceCpuRequest"],
-        "requests.memory": largest["resourceMemoryRequest"],
-        "limits.memory": largest["resourceMemoryLimit"],
-    }
 
 
 def instructions() -> list[list[str]]:
@@ -107,20 +68,6 @@ def instructions() -> list[list[str]]:
             stages.append([])
         stages[-1].append(line)
     return stages
-
-
-CHECKS = {
-    "references": lambda among: manifests.dangling_references(among, EXAMPLES),
-    "variables": manifests.unready_variables,
-    "images": lambda among: manifests.wrong_images(among, VERSION),
-    "accounts": manifests.wrong_accounts,
-    "restricted": manifests.unrestricted,
-    "file systems": manifests.unwritable,
-    "quota": lambda among: manifests.beyond_quota(among, largest_task()),
-    "ports": manifests.disagreeing_ports,
-    "ways in": manifests.open_ways,
-    "selectors": manifests.wrong_selectors,
-}
 
 
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
@@ -303,21 +250,11 @@ def test_what_a_task_of_the_pipeline_reads_exists_with_its_key(overlay):
     assert not read - kept
 
 
-def validate(manifest: dict[str, Any]) -> None:
-    kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
-
-
-CUSTOM = {"RayCluster", "PodMonitor"}
-
-
 def test_manifests_keep_the_schemas_of_kubernetes(overlay):
     """Kubernetes has no schema of a RayCluster, but what it wraps are pods."""
-    for manifest in overlay:
-        if manifest["kind"] not in CUSTOM:
+    for manifest in (*overlay, *validation.pods_of(overlay)):
+        if manifest["kind"] not in validation.CUSTOM:
             validate(manifest)
-    for pod in manifests.pods(overlay):
-        metadata = {"name": "one", "labels": pod.labels}
-        validate({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod.spec})
 
 
 @pytest.mark.parametrize("example", [pytest.param(example, id=manifests.named(example)) for example in EXAMPLES])
@@ -355,36 +292,16 @@ def test_a_ray_cluster_has_the_fields_that_kuberay_reads(overlay):
         assert all(isinstance(value, str) for value in group["rayStartParams"].values()), "KubeRay takes strings only"
 
 
-def closed(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema with every unlisted field refused, as `kubectl apply` does by default."""
-    for part in list(schema.values()):
-        for inner in part if isinstance(part, list) else [part]:
-            if isinstance(inner, dict):
-                closed(inner)
-    if isinstance(schema.get("properties"), dict) and not schema.get("x-kubernetes-preserve-unknown-fields"):
-        schema.setdefault("additionalProperties", False)
-    return schema
-
-
-@cache
-def kuberay() -> jsonschema.Draft202012Validator:
-    """KubeRay's own schema of a RayCluster, which is not kept here: infra/README.md says where it comes from."""
-    (crd,) = documents(Path(os.environ["KUBERAY_CRDS"]) / "ray.io_rayclusters.yaml")
-    (version,) = (version for version in crd["spec"]["versions"] if version["name"] == "v1")
-    schema = closed(version["schema"]["openAPIV3Schema"])
-    schema["properties"]["metadata"] = {"type": "object"}
-    return jsonschema.Draft202012Validator(schema)
-
-
-# Not marked `infra`: nobody has to have the schema, or the scanner below.
+# Not marked `infra`: nobody has to have the schemas, or the scanner below.
 @pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
-@pytest.mark.skipif("KUBERAY_CRDS" not in os.environ, reason="KUBERAY_CRDS names no folder with KubeRay's schemas")
-@pytest.mark.parametrize("name", OVERLAYS)
-def test_a_ray_cluster_keeps_the_schema_of_kuberay(name):
-    cluster = deepcopy(one(rendered(name), "RayCluster"))
-    assert not [error.message for error in kuberay().iter_errors(cluster)]
-    cluster["spec"]["workerGroupSpecs"][0]["maxReplica"] = 1
-    assert not kuberay().is_valid(cluster)
+@pytest.mark.skipif(not validation.CRDS.is_dir(), reason="KubeRay's schemas are not here; infra/README.md gets them")
+@pytest.mark.parametrize("name", (*OVERLAYS, "ray-job"))
+def test_what_ray_runs_by_keeps_the_schema_of_kuberay(name):
+    (made,) = (deepcopy(one) for one in scanned(name) if one["kind"] in manifests.RAY)
+    schema = validation.kuberay(made["kind"])
+    assert not [error.message for error in schema.iter_errors(made)]
+    manifests.ray_cluster(made)["workerGroupSpecs"][0]["maxReplica"] = 1
+    assert not schema.is_valid(made)
 
 
 def test_ray_asks_for_a_token(overlay):
@@ -480,10 +397,18 @@ def test_mlflow_asks_for_a_log_in_and_the_image_holds_what_that_takes(production
     assert not twice, "requirements.lock has it by now: drop it from mlflow-auth.lock"
 
 
+SCANNED = {name: INFRA / "overlays" / name for name in OVERLAYS} | {"ray-job": INFRA / "ray-job.yaml"}
+CHECKOV = shutil.which("checkov", path=f"{os.environ.get('PATH', '')}{os.pathsep}{ROOT / 'work/checkov/bin'}")
+
+
+def scanned(name: str) -> list[dict[str, Any]]:
+    return JOB if name == "ray-job" else rendered(name)
+
+
 def failed_by_policy() -> dict[str, set[tuple[str, str]]]:
-    """(check, resource) by overlay, as infra/policy.md lists what stays failed."""
+    """(check, resource) by what is scanned, as infra/policy.md lists what stays failed; `both` are the overlays."""
     rows = re.findall(r"^\| (CKV\w+) [^|]*\| ([\w-]+) \| ([^|]+) \|", (INFRA / "policy.md").read_text(), re.MULTILINE)
-    listed: dict[str, set[tuple[str, str]]] = {name: set() for name in OVERLAYS}
+    listed: dict[str, set[tuple[str, str]]] = {name: set() for name in SCANNED}
     for check, where, resources in rows:
         for name in OVERLAYS if where == "both" else (where,):
             listed[name] |= {(check, resource.strip(" `")) for resource in resources.split(",")}
@@ -491,14 +416,13 @@ def failed_by_policy() -> dict[str, set[tuple[str, str]]]:
 
 
 @pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
-@pytest.mark.skipif(not shutil.which("checkov"), reason="checkov is not on PATH; infra/policy.md says how to get it")
-@pytest.mark.parametrize("name", OVERLAYS)
+@pytest.mark.skipif(not CHECKOV, reason="checkov is not installed; infra/policy.md says how to get it")
+@pytest.mark.parametrize("name", SCANNED)
 def test_the_scanner_finds_what_the_policy_lists_and_nothing_else(name, tmp_path):
-    shown = subprocess.run(
-        [sys.executable, manifests.__file__, str(INFRA / "overlays" / name)], capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, manifests.__file__, str(SCANNED[name])]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
     (tmp_path / "all.yaml").write_text(shown.stdout)
-    scan = ["checkov", "--framework", "kubernetes", "--skip-download", "--compact", "-o", "json", "-f", "all.yaml"]
+    scan = [CHECKOV, "--framework", "kubernetes", "--skip-download", "--compact", "-o", "json", "-f", "all.yaml"]
     found = json.loads(subprocess.run(scan, cwd=tmp_path, capture_output=True, text=True).stdout)
     failed = {
         (check["check_id"], check["resource"].replace(".maskocr.", "/", 1))
@@ -507,6 +431,13 @@ def test_the_scanner_finds_what_the_policy_lists_and_nothing_else(name, tmp_path
     assert failed == failed_by_policy()[name]
     said = re.search(rf"^\| {name} \| (\d+) \| (\d+) \|", (INFRA / "policy.md").read_text(), re.MULTILINE)
     assert (found["summary"]["passed"], found["summary"]["failed"]) == tuple(map(int, said.groups()))
+
+
+@needs_kubectl
+def test_what_the_page_says_of_the_validator_is_current():
+    assert validation.page() == validation.PAGE.read_text(), (
+        "run `python tests/validation.py` and commit infra/policy.md"
+    )
 
 
 def test_the_readme_builds_the_image_of_this_version():

@@ -65,13 +65,13 @@ class Archive:
         print(line, flush=True)
         self.said.append(line)
 
-    def type(self, line: str, kept: re.Pattern[str] = re.compile("")) -> None:
-        """A command, and of what it says the lines that match `kept`; its exit code where that is not 0."""
+    def type(self, line: str, who: str = "archivist", kept: re.Pattern[str] = re.compile("")) -> None:
+        """A command of somebody, and of what it says the lines that match `kept`; its exit code where that is not 0."""
         environment = os.environ | self.server.env
         environment |= {
             "MLFLOW_TRACKING_URI": self.tracking,
             "MASKOCR_WORK": str(self.work / "stages"),
-            "MASKOCR_WHO": "archivist",
+            "MASKOCR_WHO": who,
             "COLUMNS": "118",
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONWARNINGS": "ignore",
@@ -110,7 +110,7 @@ class Archive:
             "overrides": json.dumps(overrides),
         }
         given = " ".join(shlex.quote(f"{name}={value}") for name, value in parameters.items())
-        self.type(f"maskocr run pipelines/retrain.yaml {given}", DECIDED)
+        self.type(f"maskocr run pipelines/retrain.yaml {given}", "schedule", DECIDED)
 
     def moves_in_the_ui(self, version: int) -> None:
         os.environ["MLFLOW_TRACKING_URI"] = self.tracking

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from maskocr_core import config, stages
 from maskocr_core.artifacts import Artifact
 from maskocr_core.data import claims, lines, readers
-from maskocr_core.services import storage
+from maskocr_core.services import mapping, storage
 from maskocr_core.services.storage import File
 
 SETTLE, ABANDONED = 60.0, 3600.0
@@ -574,6 +574,26 @@ def test_a_claim_on_objects_is_ingested_from_s3(at_s3, packs):
     local = fresh(str(packs / "new"), "claims", str(packs / "labelled"), "local")
     counts(local["data_uri"], "here")
     assert Artifact(Path("here").absolute()).version == Artifact(Path("lines").absolute()).version
+
+
+@pytest.mark.services
+@pytest.mark.parametrize("changed", ["new/batch-1", "labelled/train"])
+def test_an_object_that_is_put_anew_while_a_claim_is_ingested_is_named(at_s3, packs, monkeypatch, changed):
+    root = f"s3://lines-bucket/changing/{changed}"
+    at_s3.put_folder(packs, root)
+    said = fresh(f"{root}/new", f"s3://lines-bucket/claims/{changed}", f"{root}/labelled")
+    read = mapping.over
+
+    def meanwhile(*arguments, **named):
+        read(*arguments, **named)
+        at_s3.put(f"{root}/{changed}.parquet", (packs / "new/batch-2.parquet").read_bytes())
+
+    monkeypatch.setattr(mapping, "over", meanwhile)
+    with pytest.raises(
+        ValueError, match=f"{changed.split('/')[1]}.parquet in s3://.* was written over while it was read"
+    ):
+        counts(said["data_uri"])
+    assert not Path("lines").exists()
 
 
 @pytest.mark.services

@@ -15,6 +15,7 @@ import rendered
 from maskocr_core import config, stages
 from maskocr_core.artifacts import Artifact
 from maskocr_core.data import lines, packing, readers, tombstones
+from maskocr_core.services import mapping
 
 LABELLED = ("train", "val", "test")
 
@@ -503,6 +504,34 @@ def test_nothing_is_left_at_the_output_when_ingest_fails(tmp_path):
 
 
 # Transfer
+
+
+@pytest.mark.parametrize(("change", "said"), [("write over", "was written over"), ("take away", "was taken away")])
+def test_a_file_that_changes_while_it_is_read_is_named_and_nothing_is_left(pairs, monkeypatch, change, said):
+    read = mapping.over
+
+    def meanwhile(*arguments, **named):
+        read(*arguments, **named)
+        file = sorted(pairs.rglob("*.png"))[0]
+        file.write_bytes(file.read_bytes() + b"more") if change == "write over" else file.unlink()
+
+    monkeypatch.setattr(mapping, "over", meanwhile)
+    with pytest.raises(ValueError, match=f"png in {pairs} {said} while it was read: .* then run again"):
+        ingest(pairs)
+    assert not Path("lines").exists()
+    monkeypatch.undo()
+    assert ingest(pairs, out="later").names()
+
+
+def test_a_file_that_comes_while_others_are_read_waits_for_the_next_time(pairs, monkeypatch):
+    read, before = mapping.over, len(rows_of(ingest(pairs, out="before")))
+
+    def meanwhile(*arguments, **named):
+        read(*arguments, **named)
+        rendered.documents(pairs / "late", documents=1, lines=2)
+
+    monkeypatch.setattr(mapping, "over", meanwhile)
+    assert len(rows_of(ingest(pairs, "data.shard_lines=64"))) == before
 
 
 def test_transfer_lines_have_splits_of_their_own(pack, tmp_path):

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import packed
 import pytest
 from conftest import run_stage
 
@@ -52,6 +53,19 @@ def test_a_folder_without_a_manifest_is_no_input(smoke, road, tmp_path):
     (tmp_path / "lines").mkdir()
     with pytest.raises(ValueError, match="has no manifest.json.*has not finished"):
         stages.get("validate")(smoke, lines=tmp_path / "lines", validation_out=tmp_path / "out")
+
+
+def test_an_artifact_of_another_kind_is_no_input(smoke, road, tmp_path):
+    with pytest.raises(
+        ValueError, match="/selection holds selection, and lines is asked for: give the folder that has that"
+    ):
+        stages.get("validate")(smoke, lines=road["selection"], validation_out=tmp_path / "out")
+
+
+def test_a_selection_of_other_lines_is_refused(smoke, road, raw, tmp_path):
+    other = packed.pack(tmp_path / "other", {"unlabeled": packed.short_lines(8, seed=0)})
+    with pytest.raises(ValueError, match="selects lines that .* does not hold: run validate and fit again"):
+        stages.get("quantize")(smoke, lines=road["lines"], selection=other[1], codebook_out=tmp_path / "out")
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.cluster)])

@@ -246,7 +246,12 @@ def _key(
 
 
 def _version(argument: str, artifact: artifacts.Artifact) -> str:
-    """Data version of an input; lines of which something was forgotten since are other lines."""
+    """Data version of an input; lines of which something was forgotten since are other lines.
+
+    Raises ValueError for an artifact of another kind than the argument's.
+    """
+    if (kind := artifact.manifest["kind"]) != argument:
+        raise ValueError(f"{artifact.folder} holds {kind}, and {argument} is asked for: give the folder that has that")
     if argument != "lines":
         return artifact.version
     from maskocr_core.data import lines

@@ -34,6 +34,7 @@ def ingest(
     from maskocr_core.services import mapping
 
     sources = _sources(config, data_uri, transfer_uri, protected_uris)
+    stamps = {uri: _stamps(uri) for _, given, _ in sources for uri in _read(given)}
     calls = {
         f"{prefix}{unit.name}": (unit, data, prefix)
         for prefix, uri, data in sources
@@ -47,6 +48,8 @@ def ingest(
 
     parts = scratch(lines_out) / "parts"
     mapping.over(packing.pack, calls, parts, say=say)
+    for uri, before in stamps.items():
+        _demand_unchanged(uri, before)
     for name in calls:
         artifacts.take_over(parts / name, lines_out, lines.SPLITS)
     copies = packing.join([parts / name for name in calls], lines_out)
@@ -91,6 +94,35 @@ def _sources(config: Config, data_uri: str, transfer_uri: str, protected_uris: s
     for uri in storage.listed(protected_uris):
         found.append(("protected-", storage.absolute(uri), judging))
     return found
+
+
+def _read(uri: str) -> list[str]:
+    """The URIs whose files are read for one that is given: itself, and what a list of files names beside it."""
+    from maskocr_core.services import storage
+
+    listed = storage.listing(uri)
+    return [uri, listed.beside] if listed and listed.beside else [uri]
+
+
+def _stamps(uri: str) -> dict[str, str]:
+    """What tells by name whether a file below a URI is another one by now."""
+    from maskocr_core.services import storage
+
+    return {file.name: file.stamp for file in storage.files(uri)}
+
+
+def _demand_unchanged(uri: str, before: dict[str, str]) -> None:
+    """Raises ValueError if a file that was to be read was written over or taken away since; new ones may come."""
+    from maskocr_core.services import storage
+
+    listed = storage.listing(uri)
+    now = _stamps(listed.root if listed else uri)
+    for name, stamp in before.items():
+        if now.get(name) != stamp:
+            what = "was written over" if name in now else "was taken away"
+            raise ValueError(
+                f"{name} in {listed.root if listed else uri} {what} while it was read: let those finish who write there, then run again"
+            )
 
 
 def _demand(read: dict[str, int], refused: int, worst: str, sources: list[tuple[str, str, Data]]) -> None:

@@ -515,11 +515,11 @@ def test_a_file_that_changes_while_it_is_read_is_named_and_nothing_is_left(pairs
         file = sorted(pairs.rglob("*.png"))[0]
         file.write_bytes(file.read_bytes() + b"more") if change == "write over" else file.unlink()
 
-    monkeypatch.setattr(mapping, "over", meanwhile)
-    with pytest.raises(ValueError, match=f"png in {pairs} {said} while it was read: .* then run again"):
-        ingest(pairs)
+    with monkeypatch.context() as patch:
+        patch.setattr(mapping, "over", meanwhile)
+        with pytest.raises(ValueError, match=f"png in {pairs} {said} while it was read: .* then run again"):
+            ingest(pairs)
     assert not Path("lines").exists()
-    monkeypatch.undo()
     assert ingest(pairs, out="later").names()
 
 

@@ -81,13 +81,14 @@ def test_a_tracker_that_comes_back_gets_the_whole_log(monkeypatch, capfd):
             raise ConnectionError("nobody is there")
         return store(uri)
 
-    monkeypatch.setattr(tracking, "artifact_store", away_at_first)
-    with logs.kept(Registry(), "ingest"):
-        print("3 lines")
-        deadline = time.monotonic() + 50
-        while len(asked) < 3 and time.monotonic() < deadline:
-            time.sleep(0.1)
-        print("all read")
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking, "artifact_store", away_at_first)
+        with logs.kept(Registry(), "ingest"):
+            print("3 lines")
+            deadline = time.monotonic() + 50
+            while len(asked) < 3 and time.monotonic() < deadline:
+                time.sleep(0.1)
+            print("all read")
     assert log() == "3 lines\nall read\n" and capfd.readouterr().err.count("not kept in MLflow for now") == 1
 
 

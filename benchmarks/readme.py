@@ -84,6 +84,11 @@ def planned(gpu: str) -> str:
     return f"{table.markdown(plans, assumed)}\n\nMade by `maskocr plan --gpu {gpu}`."
 
 
+def transcript(name: str) -> str:
+    """What commands said, as they were typed for real."""
+    return f"```console\n{(results.FOLDER / f'{name}.txt').read_text()}```"
+
+
 def _interval(cer: dict[str, float]) -> str:
     return f"{100 * cer['value']:.1f} % [{100 * cer['low']:.1f}, {100 * cer['high']:.1f}]"
 
@@ -97,7 +102,7 @@ BLOCKS = {
     "ablation": ablation.table,
     "method": method.table,
 }
-COMPUTED = {"plan": planned}
+COMPUTED = {"plan": planned, "transcript": transcript}
 
 if __name__ == "__main__":
     for page in PAGES:

@@ -50,7 +50,7 @@ HURRIED = [
     "sweep.steps=120",
 ]
 DECIDED = re.compile(
-    r"\s*(fresh: (?!\d+/)|decide: |(conclude|register): |quantize: the|pretrain: goes|fit: \w+/|.*: SKIPPED|error)"
+    r"\s*(fresh: (?!\d+/)|decide: |(conclude|register): |quantize: the|pretrain: goes|fit: (?!\d)\w+/|.*: SKIPPED|error)"
 )
 
 

@@ -294,7 +294,7 @@ def test_a_ray_cluster_has_the_fields_that_kuberay_reads(overlay):
 
 # Not marked `infra`: nobody has to have the schemas, or the scanner below.
 @pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
-@pytest.mark.skipif(not validation.CRDS.is_dir(), reason="KubeRay's schemas are not here; infra/README.md gets them")
+@pytest.mark.skipif(not validation.CRDS.is_dir(), reason="KubeRay's schemas are not here; infra/policy.md gets them")
 @pytest.mark.parametrize("name", (*OVERLAYS, "ray-job"))
 def test_what_ray_runs_by_keeps_the_schema_of_kuberay(name):
     (made,) = (deepcopy(one) for one in scanned(name) if one["kind"] in manifests.RAY)

@@ -35,9 +35,7 @@ def test_processes_that_start_together_make_one_database(tmp_path, monkeypatch):
     """Each finds either nothing or all of it; MLflow alone lets them meet in the middle of its migrations."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     program = "from maskocr_core.services import tracking; tracking.check()"
-    processes = [
-        subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True) for _ in range(4)
-    ]
+    processes = [subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True) for _ in range(4)]
     assert [process.communicate()[1] for process in processes] == [""] * 4
     assert [process.returncode for process in processes] == [0] * 4
 

@@ -24,7 +24,7 @@ PAGE = INFRA / "policy.md"
 OVERLAYS = ("kind-pilot", "production")
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 CUSTOM = {*manifests.RAY, "PodMonitor"}
-# KubeRay's own schemas are not kept here: infra/README.md says how to get them.
+# KubeRay's own schemas are not kept here: infra/policy.md says how to get them.
 CRDS = Path(os.environ.get("KUBERAY_CRDS", ROOT / "work/kuberay/helm-chart/kuberay-operator/crds"))
 _BLOCK = re.compile(r"(?<=<!-- validator -->\n```\n).*?(?=```\n<!-- end -->)", re.DOTALL)
 

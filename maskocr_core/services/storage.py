@@ -187,6 +187,14 @@ def put(uri: str, content: bytes) -> None:
         aside.unlink(missing_ok=True)
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process of this machine at a time has the lock file `path`; others wait for it. Source: man 2 flock."""
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def replace(uri: str, change: Callable[[bytes | None], bytes]) -> None:
     """Replace the content of a small file by `change(content)` (None: there is no file yet), losing no other writer's change.
 
@@ -195,8 +203,7 @@ def replace(uri: str, change: Callable[[bytes | None], bytes]) -> None:
     if not is_remote(uri):
         path = Path(uri)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.with_name(f".{path.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(path.with_name(f".{path.name}.lock")):
             put(uri, change(path.read_bytes() if path.is_file() else None))
         return
     from botocore.exceptions import ClientError

@@ -6,7 +6,6 @@ Sources: https://mlflow.org/docs/latest/ml/model-registry/, https://mlflow.org/d
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from maskocr_core.config import Registry
+from maskocr_core.services import storage
 
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -64,8 +64,7 @@ def _make_tables(uri: str) -> None:
     """
     from mlflow import MlflowClient
 
-    with open(f"{uri.removeprefix('sqlite:///')}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with storage.locked(Path(f"{uri.removeprefix('sqlite:///')}.lock")):
         MlflowClient(uri).search_experiments(max_results=1)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import fcntl
 import hashlib
 import json
 import math
@@ -21,6 +20,7 @@ from maskocr_core.data import batches, budgets, lines
 from maskocr_core.judging import metrics
 from maskocr_core.model.recognizer import Recognizer
 from maskocr_core.model.vocabulary import Vocabulary
+from maskocr_core.services import storage
 from maskocr_core.training import checkpoint, device
 from maskocr_core.training.checkpoints import Checkpoints
 from maskocr_core.training.log import TrainingLog
@@ -85,8 +85,7 @@ def train(run: Run, config: Config, data: Path, selection: Path, folder: Path) -
     characters were new to the recogniser it started from.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two sweeps may share a run; the second finds it finished
+    with storage.locked(folder / ".lock"):  # two sweeps may share a run; the second finds it finished
         finished = folder / "result.json"
         if not finished.is_file():
             artifacts.write_json(finished, _train(run, config, data, selection, folder))

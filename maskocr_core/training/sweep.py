@@ -112,14 +112,13 @@ def choose(grid: list[Run], results: list[dict]) -> list[Run]:
     """For each start, budget and seed the run with the size and learning rate that are best on validation over all seeds."""
     chosen = []
     for start, budget in dict.fromkeys((run.name, run.budget) for run in grid):
-        own = [run for run in grid if (run.name, run.budget) == (start, budget)]
         tried: dict[tuple[str, float], float] = {}
         for run, result in zip(grid, results):
-            if run in own:
+            if (run.name, run.budget) == (start, budget):
                 choice = run.size, run.learning_rate
                 tried[choice] = tried.get(choice, 0.0) + result["validation_cer"]["all"]
-        best = min(tried, key=lambda choice: tried[choice])
-        chosen += [run for run in own if (run.size, run.learning_rate) == best]
+        best = (start, budget, *min(tried, key=lambda choice: tried[choice]))
+        chosen += [run for run in grid if (run.name, run.budget, run.size, run.learning_rate) == best]
     return chosen
 
 

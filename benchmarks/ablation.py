@@ -69,6 +69,20 @@ ARMS = {
     "recogniser": Arm(
         "labels from the encoder of the recogniser of the arm `transfer`", ENCODER, described_by="transfer"
     ),
+    "recogniser_fixed": Arm(
+        "labels from the encoder of that recogniser, fixed probability, 0.35",
+        (*ENCODER, *fixed(0.35)),
+        described_by="transfer",
+    ),
+    "gradients_fixed": Arm(
+        "labels from gradient histograms, fixed probability, 0.35", ("codebook.features=gradients", *fixed(0.35))
+    ),
+    "recipe_again": Arm("the recipe, pre-trained with another seed", ("pretrain.seed=1",)),
+    "fixed_35_again": Arm("fixed probability, 0.35, pre-trained with another seed", (*fixed(0.35), "pretrain.seed=1")),
+    "gradients_again": Arm(
+        "labels from gradient histograms, pre-trained with another seed",
+        ("codebook.features=gradients", "pretrain.seed=1"),
+    ),
     "pixels": Arm("regression of pixels, as masked auto-encoders do", ("mask.predict=pixels",)),
     "noise": Arm("noise over hidden steps, which are encoded too", ("mask.hide=noise",)),
     "token": Arm("a token after the stem for hidden steps, which are encoded too", ("mask.hide=token",)),

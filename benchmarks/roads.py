@@ -7,11 +7,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from maskocr_core import stages
+from maskocr_core import artifacts, stages
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Config
 from maskocr_core.data.batches import Lines
 from maskocr_core.data.lines import selected
+from maskocr_core.training import sweep
+from maskocr_core.training.finetuning import Run
 
 
 class Road:
@@ -39,6 +41,22 @@ class Road:
         out = self.home / name
         stages.get("pretrain")(config, **self._accepted, codebook=codebook, encoder_out=out)
         return out
+
+    def transfer_recogniser(self, config: Config) -> Path:
+        """The recogniser of the transfer lines alone that the start `transfer` goes on from, made before the sweep, which reuses it."""
+        code, home = stages.code_version("finetune"), artifacts.work_folder() / "runs"
+        lines, selection = self._accepted.values()
+        settings = config.sweep
+        run = Run(
+            "transfer base",
+            sweep.TRANSFER,
+            0,
+            settings.transfer_learning_rate,
+            settings.seeds[0],
+            settings.transfer_steps,
+        )
+        sweep.carry_out([run], config, lines, selection, home, code)
+        return home / run.key(config, Artifact(lines), Artifact(selection), code) / "all"
 
     def finetune(self, config: Config, name: str, encoder: Path) -> tuple[Path, dict[str, Any]]:
         """The output of a sweep and its `runs.json`."""

@@ -34,6 +34,7 @@ def pretrain(
 
     folder = scratch(encoder_out)
     start, seen = _start(start_uri, config, folder / "start") if start_uri else (None, saw.Saw())
+    labels, label_seconds = _labels(config, lines, selection, codebook, folder)
 
     def train(size: str, folder: Path, out: Path) -> dict[str, float]:
         """An encoder of one size and its log in `out`; what it came to."""
@@ -46,6 +47,7 @@ def pretrain(
                 codebook,
                 folder,
                 None if size else start,
+                labels,
             ),
             workers=config.pretrain.workers,
             log=folder / "log.jsonl",
@@ -59,7 +61,7 @@ def pretrain(
             "masked_loss", "visible_loss", "masked_accuracy", "probe_cer", "lines_per_second", "resumed_at", "steps"
         )  # fmt: skip
         found = {name: figures[name] for name in kept if name in figures}
-        return found | {"cpu_minutes": figures["cpu_seconds"] / 60}
+        return found | {"cpu_minutes": (figures["cpu_seconds"] + label_seconds) / 60}
 
     figures = train("", folder, encoder_out)
     for size in config.pretrain.sizes:
@@ -74,6 +76,19 @@ def pretrain(
         artifacts.write_bytes(pictures / "codebook.png", Artifact(codebook).read_bytes("codebook.png"))
     (seen | saw.of_lines(Artifact(lines), Artifact(selection), ["unlabeled"])).write(encoder_out)
     return figures
+
+
+def _labels(config: Config, lines: Path, selection: Path, codebook: Path, folder: Path) -> tuple[Path | None, float]:
+    """The labels of all lines where it pays to store them, and the CPU seconds that they cost; None where it does not."""
+    from maskocr_core.artifacts import Artifact
+    from maskocr_core.data import batches
+    from maskocr_core.training import checkpoint, stored_labels
+
+    inputs = Artifact(lines.absolute()), Artifact(selection.absolute())
+    book = checkpoint.load_codebook(Artifact(codebook), config.data)
+    if not stored_labels.pay(config, book, len(batches.Stream(*inputs, "unlabeled", config.data))):
+        return None, 0.0
+    return stored_labels.store(config, *inputs, book, folder)
 
 
 def _start(uri: str, config: Config, folder: Path) -> tuple[Path, Saw]:

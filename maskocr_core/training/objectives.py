@@ -12,6 +12,7 @@ from maskocr_core.model import masked, masking
 from maskocr_core.model.codebook import Codebook
 from maskocr_core.model.encoder import Encoder
 from maskocr_core.model.step_features import windows
+from maskocr_core.training.stored_labels import LabelledBatch
 
 
 class MaskedPrediction(nn.Module):
@@ -49,7 +50,7 @@ class MaskedPrediction(nn.Module):
             )
             figures = {}
         else:
-            labels_BL = self.codebook.labels(batch.ink, batch.valid)
+            labels_BL = self._labels(batch)
             masked, shown = (
                 _mean(functional.cross_entropy(said, labels_BL[where], reduction="none"))
                 for said, where in ((hidden, mask_BL), (visible, seen_BL))
@@ -57,6 +58,11 @@ class MaskedPrediction(nn.Module):
             figures = {"masked_accuracy": _mean((hidden.detach().argmax(-1) == labels_BL[mask_BL]).float())}
         figures |= {"masked_loss": masked.detach(), "visible_loss": shown.detach(), "masking_probability": probability}
         return masked + self.mask.visible_weight * shown, figures
+
+    def _labels(self, batch: Batch) -> Tensor:
+        if isinstance(batch, LabelledBatch):
+            return batch.labels[:, : batch.valid.shape[1]]
+        return self.codebook.labels(batch.ink, batch.valid)
 
     def draw(self, valid_BL: Tensor, progress: float) -> tuple[Tensor, Tensor]:
         """The masked steps (B, L) of a batch after a share `progress` of the training, and the mean probability of it."""

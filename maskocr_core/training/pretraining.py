@@ -12,7 +12,7 @@ from maskocr_core import artifacts
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Config
 from maskocr_core.data import batches, budgets, lines
-from maskocr_core.training import checkpoint, device, objectives, pictures, probing
+from maskocr_core.training import checkpoint, device, objectives, pictures, probing, stored_labels
 from maskocr_core.training.checkpoints import Checkpoints
 from maskocr_core.training.log import TrainingLog
 from maskocr_core.training.loop import fit
@@ -28,11 +28,13 @@ def train(
     codebook: Path,
     folder: Path,
     start: Path | None = None,
+    labels: Path | None = None,
 ) -> dict[str, float]:
     """Train an encoder on the selected unlabelled lines; rank 0 writes it, and its checkpoints and log, below `folder`.
 
     rank, world: which worker this is, and of how many. start: an encoder of the same shape to go on from; None: random
-    weights. Returns the last figures of the loop.
+    weights. labels: of these lines, as `stored_labels.store` writes them; None: they are made as lines are met. Returns the
+    last figures of the loop.
     """
     place = Place(rank, world)
     torch.manual_seed(config.pretrain.seed)
@@ -43,7 +45,12 @@ def train(
     objective = objectives.MaskedPrediction(
         encoder, checkpoint.load_codebook(Artifact(codebook), config.data), config.mask
     )
-    source = batches.Stream(Artifact(data), Artifact(selection), "unlabeled", config.data)
+    inputs = Artifact(data), Artifact(selection)
+    source = (
+        stored_labels.LabelledStream(*inputs, config.data, Artifact(labels))
+        if labels
+        else batches.Stream(*inputs, "unlabeled", config.data)
+    )
     watch = Watch(objective, config, data, selection, folder) if rank == 0 else None
     log = TrainingLog(folder / "log.jsonl")
 

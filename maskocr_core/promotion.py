@@ -144,6 +144,12 @@ def record_verdict(
     return _written(registry, ledger.append(ledger.place(), lambda entries: entry))
 
 
+def is_recorded(registry: Registry, version: str, digest: str) -> bool:
+    """Whether the ledger has the verdict with this digest on a version. Raises ValueError where the ledger is not whole."""
+    verdict = ledger.verdict_on(_book(registry).entries, registry.model, version)
+    return verdict is not None and verdict.verdict_digest == digest
+
+
 def notice(registry: Registry) -> Entry | None:
     """Bring ledger and alias together: finish a command that was cut off, write down a move that was made elsewhere.
 

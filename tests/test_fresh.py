@@ -489,6 +489,36 @@ def test_how_to_go_on_with_the_claim_of_a_dead_run_is_said(packs, capsys, monkey
     assert fresh(str(packs / "new"), "claims", out="again")["claim"]["number"] == 1
 
 
+def test_a_claim_whose_run_registered_a_model_and_died_is_done_whoever_comes_next(packs, tmp_path, monkeypatch, capsys):
+    from maskocr_core.services import tracking
+
+    new = tmp_path / "arriving"
+    put(new, "1.parquet", content=(packs / "new/batch-1.parquet").read_bytes())
+    monkeypatch.setenv("MASKOCR_RUN", "dead")
+    assert fresh(str(new), "claims")["claim"]["number"] == 1
+    tracking.record_stage(SMOKE.registry, "register", {"version": 7.0}, {})
+    put(new, "2.parquet", content=(packs / "new/batch-2.parquet").read_bytes())
+    monkeypatch.setenv("MASKOCR_RUN", "alive")
+    said = fresh(str(new), "claims", out="other")
+    assert "claim 1 is done: maskocr version 7, which run dead registered" in capsys.readouterr().out
+    assert [claim.state for claim in claims.read(str(Path("claims").absolute()))] == ["done", "claimed"]
+    assert [one["name"] for one in said["claim"]["objects"]] == ["2.parquet"]
+
+
+def test_a_model_of_an_earlier_claim_of_the_same_run_does_not_end_the_next(packs, tmp_path, monkeypatch):
+    from maskocr_core.services import tracking
+
+    new = tmp_path / "arriving"
+    put(new, "1.parquet", content=(packs / "new/batch-1.parquet").read_bytes())
+    monkeypatch.setenv("MASKOCR_RUN", "every night")
+    fresh(str(new), "claims")
+    tracking.record_stage(SMOKE.registry, "register", {"version": 7.0}, {})
+    put(new, "2.parquet", content=(packs / "new/batch-2.parquet").read_bytes())
+    assert fresh(str(new), "claims", out="second")["claim"]["number"] == 2
+    again = fresh(str(new), "claims", out="again")
+    assert again["claim"]["number"] == 2 and [one["name"] for one in again["claim"]["objects"]] == ["2.parquet"]
+
+
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ValueError, match="nowhere: no such file or folder"):
         fresh(str(tmp_path / "nowhere"), "claims")

@@ -105,6 +105,48 @@ def test_who_decides_is_told_of_a_new_challenger_and_nobody_to_be_reached_costs_
     assert "nobody was told of the new challenger by MASKOCR_NOTIFY_WEBHOOK" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("dies_at", ["describe_version", "record_verdict", "write_json"])
+def test_a_run_that_dies_while_it_registers_goes_on_with_its_version(
+    road, raw, smoke, tmp_path, monkeypatch, capsys, dies_at
+):
+    """Three places to die: a version without a verdict, one whose verdict the ledger lacks, one that nobody was told of."""
+    from maskocr_core import artifacts, promotion
+    from maskocr_core.services import tracking
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("MASKOCR_RUN", "dies")
+    owner = {"describe_version": tracking, "record_verdict": promotion, "write_json": artifacts}[dies_at]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(owner, dies_at, die)
+        run_stage("register", smoke, raw, road["root"], registration_out=tmp_path / "out")
+    runs = [
+        run_stage("register", smoke, raw, road["root"], registration_out=tmp_path / out) for out in ("out", "again")
+    ]
+    assert [figures["version"] for figures in runs] == [1, 1]
+    assert "version 1 is this model with this verdict: nothing is registered twice" in capsys.readouterr().out
+    said = [Artifact(tmp_path / out).read_json("registration.json") for out in ("out", "again")]
+    assert said[0] == said[1] and said[0]["alias"] == "challenger"
+    client = tracking._client()
+    (version,) = client.search_model_versions("name = 'maskocr'")
+    (entry,) = ledger.read(ledger.place()).entries
+    assert version.tags["verdict_digest"] == entry.verdict_digest and version.tags["verdict"] == entry.verdict
+    assert "CER" in version.description and client.get_run(version.run_id).info.lifecycle_stage == "active"
+
+
+def test_another_version_that_is_challenger_now_stays_so(road, raw, smoke, tmp_path):
+    from maskocr_core.services import tracking
+
+    run_stage("register", smoke, raw, road["root"], registration_out=tmp_path / "out")
+    other = smoke.registry.model
+    tracking._client().create_model_version(other, "models:/maskocr/1")
+    tracking.move_alias(smoke.registry, "challenger", "2")
+    run_stage("register", smoke, raw, road["root"], registration_out=tmp_path / "again")
+    assert Artifact(tmp_path / "again").read_json("registration.json")["alias"] is None
+    assert tracking.version_of(smoke.registry, "challenger") == "2"
+
+
 def test_a_ledger_that_is_not_whole_gets_no_version_to_judge(road, raw, smoke, tmp_path):
     (tmp_path / "ledger").mkdir()
     (tmp_path / "ledger/00000001.json").write_text("{")

@@ -60,7 +60,7 @@ class Taken:
 
     waiting: objects too young to be taken, or of a pair of which one is. halves: without the other half of a pair.
     vanished: names of objects that an unfinished claim had, and that are gone or changed. held: unfinished claims of
-    other runs. now: the time by the store's clock.
+    other runs. now: the time by the store's clock. ended: claims that had come to something, which is said of them now.
     """
 
     claim: Claim | None
@@ -69,25 +69,38 @@ class Taken:
     vanished: tuple[str, ...]
     held: tuple[Claim, ...]
     now: float
+    ended: tuple[Claim, ...] = ()
 
 
 class _Lost(Exception):
     """Another writer was faster."""
 
 
-def take(data_uri: str, claims_uri: str, run: str, settle: float, abandoned: float) -> Taken:
+def take(
+    data_uri: str,
+    claims_uri: str,
+    run: str,
+    settle: float,
+    abandoned: float,
+    came_of: Callable[[Claim], str | None] = lambda claim: None,
+) -> Taken:
     """Claim the new objects below `data_uri` for `run`, or go on with an unfinished claim, which is never mixed with others.
 
     That is the run's own, else one of a run that has held it for longer than `abandoned` seconds. settle: seconds below
-    which an object is too young to be taken. Raises ValueError if a store does not answer.
+    which an object is too young to be taken. came_of: what an unfinished claim came to, if its run got that far and died
+    before it said so: it is ended, and nobody goes on with it. Raises ValueError if a store does not answer.
     """
     data_uri, claims_uri = (storage.absolute(uri).rstrip("/") for uri in (data_uri, claims_uri))
     now = storage.clock(f"{claims_uri}/{CLOCK}")
     vanished: list[str] = []
+    ended: list[Claim] = []
     for _ in range(ATTEMPTS):
         every = read(claims_uri)
         claims = [claim for claim in every if claim.data == data_uri]
         open_claims = [claim for claim in claims if claim.state == "claimed"]
+        if came := [(claim, reason) for claim in open_claims if (reason := came_of(claim))]:
+            ended += [end(claims_uri, claim, "done", reason) for claim, reason in came]
+            continue
         found = storage.files(data_uri, some=False)
         groups, halves = grouped(found)
         kept = {(o.name, o.stamp) for claim in claims if claim.state != "returned" for o in claim.objects}
@@ -106,7 +119,7 @@ def take(data_uri: str, claims_uri: str, run: str, settle: float, abandoned: flo
         except _Lost:
             continue
         held = tuple(other for other in open_claims if other is not mine)
-        return Taken(claim, waiting, halves, tuple(vanished), held, now)
+        return Taken(claim, waiting, halves, tuple(vanished), held, now, tuple(ended))
     raise ValueError(f"{claims_uri}: other claimers were faster {ATTEMPTS} times: try again")
 
 

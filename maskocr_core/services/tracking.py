@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from maskocr_core import artifacts
 from maskocr_core.config import Registry
 from maskocr_core.services import storage
 
@@ -225,9 +226,12 @@ def log_comparison(
     tags["test_version"] = summary["test_version"]
     for name, value in (tags | facts | {"mlflow.note.content": note}).items():
         client.set_tag(parent, name, value)
-    ids = {}
+    ids, digest = {}, artifacts.sha256(evaluation / "summary.json")
     for row in summary["starts"]:
-        run = ids[row["start"]] = _start_run(registry, parent, row, summary["data_version"])
+        run, is_new = _start_run(registry, parent, row, summary["data_version"], digest)
+        ids[row["start"]] = run
+        if not is_new:
+            continue
         for name in ("start", "budget", "size", "learning_rate", "seeds", "steps"):
             client.log_param(run, name, row[name])
         for name, value in _figures(row).items():
@@ -269,11 +273,18 @@ def uses_of(registry: Registry, test_version: str) -> int:
         return len(_client().search_runs([_experiment(registry.experiment)], found, max_results=1000))
 
 
-def _start_run(registry: Registry, parent: str, row: dict[str, Any], data_version: str) -> str:
-    """The summary run of a start below `parent`; the one of an earlier attempt goes, so that a person sees four rows."""
+def _start_run(
+    registry: Registry, parent: str, row: dict[str, Any], data_version: str, digest: str
+) -> tuple[str, bool]:
+    """The summary run of a start below `parent`, and whether it is new: one that says the same and is whole is kept.
+
+    Any other of an earlier attempt goes, so that a person sees four rows. digest: of the summary.
+    """
     client, experiment = _client(), _experiment(registry.experiment)
     mine = f"tags.`mlflow.parentRunId` = '{parent}' and tags.start = '{row['start']}'"
     for earlier in client.search_runs([experiment], mine):
+        if earlier.data.tags.get("summary_digest") == digest and earlier.info.status == "FINISHED":
+            return earlier.info.run_id, False
         for below in client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{earlier.info.run_id}'"):
             client.delete_run(below.info.run_id)
         client.delete_run(earlier.info.run_id)
@@ -283,13 +294,50 @@ def _start_run(registry: Registry, parent: str, row: dict[str, Any], data_versio
         "start": row["start"],
         "verdict": row["verdict"],
         "data_version": data_version,
+        "summary_digest": digest,
         "mlflow.note.content": row["reason"],
     }
-    return client.create_run(experiment, run_name=row["start"], tags=tags).info.run_id
+    return client.create_run(experiment, run_name=row["start"], tags=tags).info.run_id, True
 
 
-def log_model(registry: Registry, run: str, recognizer: Path, saw: Path, sample: Any, examples: Any, check: Any) -> str:
-    """Log a recogniser as a pyfunc model on `run`, load it back, `check` it, and only then register it; the version.
+def outcome_of(registry: Registry, run: str, claim: int) -> str | None:
+    """The version that the pipeline's run of that name registered after it had taken this claim, or None.
+
+    A run tells of a stage when that is finished, of `fresh` with the number of its claim. Raises ValueError if MLflow is away.
+    """
+    client = _client()
+    with _answering():
+        experiment = client.get_experiment_by_name(registry.experiment)
+        for found in _runs_of(run, experiment.experiment_id) if experiment else []:
+            claims, versions = (
+                client.get_metric_history(found.info.run_id, name) for name in ("fresh.claim", "register.version")
+            )
+            taken = [told.timestamp for told in claims if told.value == claim]
+            came = [told for told in versions if taken and told.timestamp >= max(taken)]
+            if came:
+                return str(int(came[-1].value))
+    return None
+
+
+def version_with(registry: Registry, tags: dict[str, str]) -> str | None:
+    """The latest version of the registered model that has all these tags, or None."""
+    with _or_absent():
+        found = _client().search_model_versions(f"name = '{registry.model}'", order_by=["version_number DESC"])
+        return next((str(one.version) for one in found if tags.items() <= one.tags.items()), None)
+    return None
+
+
+def log_model(
+    registry: Registry,
+    run: str,
+    recognizer: Path,
+    saw: Path,
+    sample: Any,
+    examples: Any,
+    check: Any,
+    tags: dict[str, str],
+) -> str:
+    """Log a recogniser as a pyfunc model on `run`, load it back, `check` it, and only then register it with `tags`; the version.
 
     saw: file that says which documents it was trained on. sample, examples: DataFrames with a column `image` of encoded
     images; the one of `sample` is kept with the model for people to see, so it may be nobody's line. check: called with the model's output for them, raises
@@ -321,7 +369,9 @@ def log_model(registry: Registry, run: str, recognizer: Path, saw: Path, sample:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     return str(
-        client.create_model_version(registry.model, logged.model_uri, run_id=run, model_id=logged.model_id).version
+        client.create_model_version(
+            registry.model, logged.model_uri, run_id=run, tags=tags, model_id=logged.model_id
+        ).version
     )
 
 

@@ -27,15 +27,20 @@ def fresh(
     """
     from maskocr_core import artifacts
     from maskocr_core.data import claims
-    from maskocr_core.services import storage
+    from maskocr_core.services import storage, tracking
 
     run = os.environ.get("MASKOCR_RUN") or f"by hand {uuid.uuid4().hex[:12]}"
     settle, abandoned = config.retrain.settle_minutes * 60, config.retrain.abandoned_hours * 3600
-    taken = claims.take(data_uri, claims_uri, run, settle, abandoned)
+    home = storage.absolute(claims_uri).rstrip("/")
+
+    def came_of(claim: Claim) -> str | None:
+        version = tracking.outcome_of(config.registry, claim.run, claim.number)
+        return f"{config.registry.model} version {version}, which run {claim.run} registered" if version else None
+
+    taken = claims.take(data_uri, claims_uri, run, settle, abandoned, came_of)
     told, claim = _told(taken, data_uri, config), taken.claim
     for line in told:
         print(f"fresh: {line}", flush=True)
-    home = storage.absolute(claims_uri).rstrip("/")
     facts = {
         "new": bool(claim),
         "reason": told[0],
@@ -89,6 +94,7 @@ def _told(taken: Taken, data_uri: str, config: Config) -> list[str]:
         told.append(
             f"{len(taken.vanished):,} claimed objects vanished or changed, such as {taken.vanished[0]}: left out"
         )
+    told += [f"claim {ended.number} is done: {ended.reason}" for ended in taken.ended]
     for other in taken.held:
         hours = (taken.now - other.taken) / 3600
         told.append(

@@ -22,7 +22,8 @@ def register(
 ) -> dict[str, float]:
     """Log the comparison and register the candidate; alias `challenger` unless the verdict is hold. A person promotes.
 
-    The verdict also goes to the ledger, and who decides is told of a new challenger.
+    The verdict also goes to the ledger, and who decides is told of a new challenger. A model that is registered with this
+    very evaluation, by a run that died afterwards, is not registered again.
 
     lines: shards as ingest writes them.
     recognizers: the best recognizers of each start, as finetune writes them.
@@ -51,20 +52,28 @@ def register(
     ids = tracking.log_comparison(
         config.registry, summary, Artifact(evaluation).local(fetched / "evaluation"), {"recipe": config.recipe}, runs
     )
-    home = Artifact(recognizers).local(fetched / "recognizers") / f"{candidate}-{seed}"
-    version = tracking.log_model(
-        config.registry,
-        ids[candidate],
-        home / "all",
-        home / "saw.json",
-        pd.DataFrame({"image": [_nobodys_line()]}),
-        examples,
-        lambda output: _demand_same(wanted, output),
-    )
-    tags, description = _described(summary)
-    alias = None if verdict["verdict"] == "hold" else "challenger"
-    tracking.describe_version(config.registry, version, tags | {"verdict_digest": digest}, description, alias)
-    promotion.record_verdict(config.registry, version, verdict["verdict"], digest, verdict["reason"], alias)
+    same = {"verdict_digest": digest, "recognizers_version": Artifact(recognizers).version}
+    version = tracking.version_with(config.registry, same)
+    if version and promotion.is_recorded(config.registry, version, digest):
+        print(f"register: version {version} is this model with this verdict: nothing is registered twice", flush=True)
+        alias = "challenger" if tracking.version_of(config.registry, "challenger") == version else None
+    else:
+        home = Artifact(recognizers).local(fetched / "recognizers") / f"{candidate}-{seed}"
+        # One without a verdict is what a run left that died before it wrote that down.
+        version = version or tracking.log_model(
+            config.registry,
+            ids[candidate],
+            home / "all",
+            home / "saw.json",
+            pd.DataFrame({"image": [_nobodys_line()]}),
+            examples,
+            lambda output: _demand_same(wanted, output),
+            same,
+        )
+        tags, description = _described(summary)
+        alias = None if verdict["verdict"] == "hold" else "challenger"
+        tracking.describe_version(config.registry, version, tags, description, alias)
+        promotion.record_verdict(config.registry, version, verdict["verdict"], digest, verdict["reason"], alias)
     artifacts.write_json(
         registration_out / "registration.json",
         {

@@ -4,7 +4,8 @@ For each pack of lines: ingest (with the labelled lines of a related pack), vali
 fine-tune scratch, transfer, pre-trained and both, by one rule for all: the same cap of steps, the same validations, the
 best checkpoint on validation. Two learning rates are tried for each start on the first seed at the smaller budget, and the
 better one on validation is kept for its other runs. On the printed pack the autoregressive decoder is held against CTC; it
-brings no unlabelled lines, so that its labelled ones beyond the budget are taken without their texts. All of it are the
+brings no unlabelled lines, so that its labelled ones beyond the budget are taken without their texts. With
+`--set codebook.features=encoder` the recogniser of the transfer lines makes the labels of pre-training. All of it are the
 stages of maskocr in a work folder of its own, some at a time, so that a stop loses nothing and nothing is made twice; hours on
 two cores. Every figure is of the validation lines: the test lines are not read.
 
@@ -134,9 +135,11 @@ class Comparison:
     def __init__(self, pack: Pack, data: Path, work: Path, jobs: int, overrides: list[str]):
         self.pack, self.jobs, self.overrides = pack, jobs, overrides
         self.road = Road(work / pack.name)
-        base = settings(*overrides)
+        base = settings(*overrides, "sweep.jobs=0")
         self.road.accept(base, laid_out(pack, data, self.road.home), data / pack.transfer)
-        self.codebook = self.road.quantize(base, "codebook")
+        # As in the paper, of an encoder that was trained with labels of another domain: here of the transfer lines alone.
+        describing = self.road.transfer_recogniser(base) if base.codebook.features == "encoder" else None
+        self.codebook = self.road.quantize(base, "codebook", describing)
         self.encoder = self.road.pretrain(base, "encoder", self.codebook)
 
     def carried_out(self, calls: list[Call]) -> list[tuple[dict[str, Any], list[Readings]]]:

@@ -31,7 +31,7 @@ import servers
 from benchmarks import results
 from maskocr_core import artifacts
 from maskocr_core.config import Registry
-from maskocr_core.services import tracking
+from maskocr_core.services import registered
 
 ROOT = Path(__file__).parents[1]
 BUCKET = servers.S3.buckets[0]
@@ -114,7 +114,7 @@ class Archive:
 
     def moves_in_the_ui(self, version: int) -> None:
         os.environ["MLFLOW_TRACKING_URI"] = self.tracking
-        tracking.move_alias(Registry(), "champion", str(version))
+        registered.move_alias(Registry(), "champion", str(version))
         self.say(f"# somebody moves the alias to version {version} in the MLflow UI\n")
 
     def write(self, name: str) -> None:

@@ -37,7 +37,6 @@ from maskocr_core import artifacts, config, stages
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Config
 from maskocr_core.data import batches, lines
-from maskocr_core.model import step_features
 from maskocr_core.model.codebook import Codebook
 from maskocr_core.training import checkpoint, pretraining
 from maskocr_core.training.distributed import data_parallel
@@ -82,14 +81,15 @@ def prepare(pack: Path, count: int, home: Path) -> Corpus:
 
 
 def codebook(settings: Config, kind: type[Codebook] = Codebook) -> Codebook:
-    """One of the recipe's shape with centroids drawn at random: labels cost the same whatever they say."""
+    """One of the recipe's shape and features with centroids drawn at random: labels cost the same whatever they say."""
     generator = torch.Generator().manual_seed(0)
-    features = settings.data.height * settings.codebook.window
+    described = settings.codebook.features
+    encoder = checkpoint.new_encoder(settings.model, settings.data.height) if described == "encoder" else None
+    features = checkpoint.step_features_of(described, settings.data.height, settings.codebook.window, encoder)
+    size = settings.model.width if encoder else settings.data.height * settings.codebook.window
     components, clusters = settings.codebook.components, settings.codebook.clusters
-    drawn = (
-        torch.randn(size, generator=generator) for size in ((features,), (components, features), (clusters, components))
-    )
-    return kind(settings.data.height, step_features.Pixels(settings.codebook.window), *drawn)
+    drawn = (torch.randn(shape, generator=generator) for shape in ((size,), (components, size), (clusters, components)))
+    return kind(settings.data.height, features, *drawn)
 
 
 def profiles(corpus: Corpus, names: list[str], rounds: int) -> dict[str, list[dict[str, Any]]]:
@@ -106,13 +106,15 @@ def profiles(corpus: Corpus, names: list[str], rounds: int) -> dict[str, list[di
 
 def contenders(arguments: argparse.Namespace, corpus: Corpus, home: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Everyone who races, by name, and why who is left out is."""
-    skip, noise, linear = (
-        config.load(arguments.recipe, [word]) for word in ("mask.hide=skip", "mask.hide=noise", "model.stem=linear")
+    skip, noise, linear, described = (
+        config.load(arguments.recipe, [word])
+        for word in ("mask.hide=skip", "mask.hide=noise", "model.stem=linear", "codebook.features=encoder")
     )
     source, book = corpus.decoded(skip), codebook(skip)
     found = {
         "skip": Ours(skip, source, book),
         "free": Ours(skip, source, codebook(skip, FreeOfCharge)),
+        "described": Ours(described, source, codebook(described)),
         "linear": Ours(linear, source, book),
         "noise": Ours(noise, source, book),
         "obvious": Peer(Obvious(noise), noise, source, book),

@@ -15,6 +15,7 @@ WORKERS = 1.8
 TITLES = {
     "skip": "**maskocr**, hidden steps left out (`mask.hide=skip`)",
     "free": "**maskocr**, the same with labels that cost nothing, as if they had been stored",
+    "described": "**maskocr**, the same with labels that an encoder of its size makes anew at every meeting",
     "linear": "**maskocr**, the same with the authors' linear patch (`model.stem=linear`)",
     "noise": "**maskocr**, noise over hidden steps (`mask.hide=noise`)",
     "obvious": "`nn.TransformerEncoder`, batches as they come",

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from maskocr_core.config import Registry
-from maskocr_core.services import ledger, tracking
+from maskocr_core.services import ledger, registered, tracking
 from maskocr_core.services.ledger import Book, Entry
 
 CHAMPION = "champion"
@@ -62,7 +62,7 @@ def promote(registry: Registry, version: str, reason: str, override: bool = Fals
     notice(registry)
     entries = _book(registry).entries
     champion, verdict = ledger.champion(entries, registry.model), ledger.verdict_on(entries, registry.model, version)
-    tags = tracking.version_tags(registry, version)
+    tags = registered.version_tags(registry, version)
     if tags is None:
         raise ValueError(f"{registry.model} has no version {version}, or it was deleted: MLflow lists those it has")
     if version == champion:
@@ -88,7 +88,7 @@ def roll_back(registry: Registry, reason: str, who: str | None = None) -> Entry:
     if not earlier:
         raise ValueError(f"{registry.model} has no earlier champion to roll back to")
     version = earlier[-1]
-    if tracking.version_tags(registry, version) is None:
+    if registered.version_tags(registry, version) is None:
         raise ValueError(
             f"version {version} was champion before, and was deleted: promote another one with maskocr promote"
         )
@@ -163,7 +163,7 @@ def notice(registry: Registry) -> Entry | None:
         cut_off = last is not None and _is_cut_off(registry, last)
         # Read after the entries: a command moves the alias once its entry is there, so that what is new here is either
         # nobody's entry, or the entry with the number that the one below would have, and then `append` asks again.
-        now = tracking.version_of(registry, CHAMPION)
+        now = registered.version_of(registry, CHAMPION)
         if now == (last.version if last else None):
             return None
         if cut_off and now == last.replaces:
@@ -188,10 +188,10 @@ def audit(registry: Registry) -> Audit:
     tracking.check()
     place = ledger.place()
     if fault := _fault(registry, book := ledger.read(place)):
-        return Audit(place, registry.model, tracking.version_of(registry, CHAMPION), _rows(registry, book), fault)
+        return Audit(place, registry.model, registered.version_of(registry, CHAMPION), _rows(registry, book), fault)
     notice(registry)
     rows = _rows(registry, _book(registry))
-    return Audit(place, registry.model, tracking.version_of(registry, CHAMPION), rows, None)
+    return Audit(place, registry.model, registered.version_of(registry, CHAMPION), rows, None)
 
 
 def _rows(registry: Registry, book: Book) -> tuple[Row, ...]:
@@ -208,7 +208,7 @@ def _rows(registry: Registry, book: Book) -> tuple[Row, ...]:
             if entry.verdict == "hold":
                 flags.append("against hold")
         if entry.kind == "verdict" and current[entry.version] == entry.number:
-            tags = tracking.version_tags(registry, entry.version)
+            tags = registered.version_tags(registry, entry.version)
             flags += _changed(entry, tags) if tags is not None else []
         rows.append(Row(entry, tuple(flags)))
     return tuple(rows)
@@ -246,7 +246,7 @@ def _move(registry: Registry, entry: Entry) -> Entry:
     def unless_another_won(entries: Sequence[Entry]) -> Entry:
         last = ledger.last_move(entries, entry.model)
         if not last or last.version == entry.replaces:
-            if (alias := tracking.version_of(registry, CHAMPION)) == entry.replaces:
+            if (alias := registered.version_of(registry, CHAMPION)) == entry.replaces:
                 return entry
             # The entry of whoever moved it may have come after `entries` were read.
             last = ledger.last_move(ledger.read(ledger.place()).entries, entry.model)
@@ -271,18 +271,18 @@ def _follow(registry: Registry) -> None:
     place, followed = ledger.place(), None
     # What was only seen is where the alias is already.
     while (last := ledger.last_move(ledger.read(place).entries, registry.model)) != followed and last.kind != "seen":
-        tracking.move_alias(registry, CHAMPION, last.version)
-        tracking.tag_model(registry, FOLLOWED, str(last.number))
+        registered.move_alias(registry, CHAMPION, last.version)
+        registered.tag_model(registry, FOLLOWED, str(last.number))
         followed = last
 
 
 def _is_cut_off(registry: Registry, last: Entry) -> bool:
     """Whether the alias was not moved for this entry yet, and still can be."""
-    followed = tracking.model_tags(registry).get(FOLLOWED, "0")
+    followed = registered.model_tags(registry).get(FOLLOWED, "0")
     return (
         last.kind in ("promotion", "rollback")
         and not (followed.isdigit() and int(followed) >= last.number)
-        and tracking.version_tags(registry, last.version) is not None
+        and registered.version_tags(registry, last.version) is not None
     )
 
 
@@ -297,7 +297,7 @@ def _book(registry: Registry) -> Book:
 def _fault(registry: Registry, book: Book) -> str | None:
     if book.fault:
         return book.fault
-    number, _, digest = tracking.model_tags(registry).get(LAST, "0 ").partition(" ")
+    number, _, digest = registered.model_tags(registry).get(LAST, "0 ").partition(" ")
     wanted = int(number) if number.isdigit() else 0
     if wanted and (book.digests[wanted - 1 : wanted] or ("",))[0] != digest:
         state = "holds another one" if wanted <= len(book.digests) else f"ends with entry {len(book.digests)}"
@@ -310,7 +310,7 @@ def _fault(registry: Registry, book: Book) -> str | None:
 
 def _written(registry: Registry, entry: Entry) -> Entry:
     """The entry, after MLflow was told of it."""
-    tracking.tag_model(registry, LAST, f"{entry.number} {ledger.digest(entry)}")
+    registered.tag_model(registry, LAST, f"{entry.number} {ledger.digest(entry)}")
     return entry
 
 

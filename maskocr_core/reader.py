@@ -97,11 +97,11 @@ def _images(path: Path) -> list[Path]:
 def _model(folder: Path | None, registry: Registry) -> tuple[Path, str]:
     if folder:
         return folder, str(folder)
-    from maskocr_core.services import tracking
+    from maskocr_core.services import registered, tracking
 
     for alias in ("champion", "challenger"):
-        if version := tracking.version_of(registry, alias):
-            return tracking.recognizer_folder(
+        if version := registered.version_of(registry, alias):
+            return registered.recognizer_folder(
                 f"models:/{registry.model}@{alias}"
             ), f"{alias}, {registry.model} version {version}"
     raise ValueError(

@@ -23,7 +23,7 @@ def heard(tmp_path, monkeypatch):
 
 
 def run():
-    return tracking._client().get_run(tracking.run_id(Registry()))
+    return tracking.connection().get_run(tracking.run_id(Registry()))
 
 
 def test_a_run_that_failed_is_closed_with_its_reason_and_told(heard, monkeypatch):
@@ -51,7 +51,7 @@ def test_what_a_stage_has_closed_stays_as_it_is(heard):
 
 def test_a_run_that_failed_before_its_first_stage_makes_no_run_in_mlflow(heard):
     ending.ended("no such recipe", [], "FAILED", MESSAGE)
-    assert tracking._client().search_experiments(filter_string="name = 'maskocr'") == []
+    assert tracking.connection().search_experiments(filter_string="name = 'maskocr'") == []
     assert MESSAGE in heard() and "Look" not in heard()
 
 
@@ -59,7 +59,7 @@ def test_the_run_is_looked_for_in_the_experiment_that_the_overrides_name(heard):
     registry = Registry(experiment="letters")
     number = tracking.run_id(registry)
     ending.ended("smoke", ["registry.experiment=letters"], "FAILED", MESSAGE)
-    assert tracking._client().get_run(number).info.status == "FAILED"
+    assert tracking.connection().get_run(number).info.status == "FAILED"
 
 
 def test_a_tracker_that_is_away_is_said_and_people_are_told_all_the_same(heard, monkeypatch, capsys):

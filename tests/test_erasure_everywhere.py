@@ -276,7 +276,7 @@ def test_models_that_saw_the_document_are_tagged_and_show_no_line(world):
     from maskocr_core.services import logged, tracking
 
     transcript = (world["root"] / "transcript.txt").read_text()
-    client = tracking._client()
+    client = tracking.connection()
     version = client.get_model_version("maskocr", "1")
     saw = next(said for model, number, said in logged.versions() if (model, number) == ("maskocr", "1"))
     # The document's own lines were test lines and one that is quarantined: no model was trained on them.

@@ -11,7 +11,7 @@ from maskocr_core import artifacts, config
 from maskocr_core.artifacts import Artifact
 from maskocr_core.data.lines import read_table
 from maskocr_core.data.tombstones import digest
-from maskocr_core.services import tracking
+from maskocr_core.services import registered
 
 PRICES = Path(__file__).parents[1] / "sample" / "prices.json"
 SWEEP = [
@@ -45,7 +45,7 @@ def judged(road, raw, tmp_path_factory):
         run_stage("evaluate", settings, raw, root, prices_uri=str(PRICES))
         run_stage("register", settings, raw, root)
         first = json.loads((root / "evaluation/summary.json").read_text())
-        tracking.describe_version(settings.registry, "1", {}, "", "champion")
+        registered.describe_version(settings.registry, "1", {}, "", "champion")
         run_stage("evaluate", settings, raw, root, prices_uri=str(PRICES))
     return {"root": root, "first": first, "second": json.loads((root / "evaluation/summary.json").read_text())}
 

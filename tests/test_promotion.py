@@ -13,7 +13,7 @@ import pytest
 
 from maskocr_core import promotion
 from maskocr_core.config import Registry
-from maskocr_core.services import ledger, storage, tracking
+from maskocr_core.services import ledger, registered, storage, tracking
 from maskocr_core.services.ledger import Entry
 
 DIGEST = "5" * 64
@@ -26,7 +26,7 @@ def database(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("database") / "mlflow.db"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
-        tracking._client().create_registered_model(REGISTRY.model)
+        tracking.connection().create_registered_model(REGISTRY.model)
     return path
 
 
@@ -35,7 +35,7 @@ def client(database, tmp_path, monkeypatch):
     """MLflow's own client, which moves aliases as the UI does, on a database of this test."""
     shutil.copy(database, tmp_path / "mlflow.db")
     monkeypatch.setenv("MASKOCR_WHO", "archivist")
-    return tracking._client()
+    return tracking.connection()
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def candidate(client, tmp_path):
         version = str(client.create_model_version(REGISTRY.model, f"file://{tmp_path}/no-weights").version)
         alias = None if verdict == "hold" else "challenger"
         tags = {"verdict": verdict, "verdict_digest": DIGEST}
-        tracking.describe_version(REGISTRY, version, tags, "", alias)
+        registered.describe_version(REGISTRY, version, tags, "", alias)
         promotion.record_verdict(REGISTRY, version, verdict, DIGEST, f"The gate says {verdict}.", alias)
         return version
 
@@ -54,7 +54,7 @@ def candidate(client, tmp_path):
 
 
 def champion() -> str | None:
-    return tracking.version_of(REGISTRY, "champion")
+    return registered.version_of(REGISTRY, "champion")
 
 
 def entries() -> tuple[Entry, ...]:
@@ -319,7 +319,7 @@ def test_a_promotion_cut_off_after_its_entry_is_finished_by_the_next_command(can
     promotion.promote(REGISTRY, candidate(), "good")
     version = candidate()
     with monkeypatch.context() as patch:
-        patch.setattr(tracking, at, killed)
+        patch.setattr(registered, at, killed)
         with pytest.raises(Killed):
             promotion.promote(REGISTRY, version, "better")
     assert champion() == ("1" if at == "move_alias" else "2")
@@ -348,7 +348,7 @@ def test_a_cut_off_promotion_of_a_version_deleted_since_does_not_block_the_next_
     promotion.promote(REGISTRY, candidate(), "good")
     version = candidate()
     with monkeypatch.context() as patch:
-        patch.setattr(tracking, "move_alias", killed)
+        patch.setattr(registered, "move_alias", killed)
         with pytest.raises(Killed):
             promotion.promote(REGISTRY, version, "better")
     client.delete_model_version(REGISTRY.model, version)
@@ -358,14 +358,14 @@ def test_a_cut_off_promotion_of_a_version_deleted_since_does_not_block_the_next_
 def test_a_slow_command_does_not_move_the_alias_back_over_a_later_one(candidate, monkeypatch):
     """Of two commands that both have their entry, the slower one moves the alias last."""
     first, second = candidate(), candidate()
-    move = tracking.move_alias
+    move = registered.move_alias
 
     def overtaken(registry, alias, version):
-        monkeypatch.setattr(tracking, "move_alias", move)
+        monkeypatch.setattr(registered, "move_alias", move)
         promotion.promote(REGISTRY, second, "better still")
         move(registry, alias, version)
 
-    monkeypatch.setattr(tracking, "move_alias", overtaken)
+    monkeypatch.setattr(registered, "move_alias", overtaken)
     promotion.promote(REGISTRY, first, "good")
     assert champion() == second and promotion.audit(REGISTRY).clean
 
@@ -504,7 +504,7 @@ def test_two_models_share_a_ledger_and_know_nothing_of_each_other(client, candid
     promotion.promote(REGISTRY, candidate(), "good")
     other = Registry(model="other")
     client.create_registered_model("other")
-    tracking.describe_version(
+    registered.describe_version(
         other,
         str(client.create_model_version("other", "file:///no-weights").version),
         {"verdict": "first", "verdict_digest": DIGEST},

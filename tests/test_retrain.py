@@ -18,7 +18,7 @@ from maskocr_core import artifacts, config, stages
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Registry
 from maskocr_core.data import claims
-from maskocr_core.services import tracking
+from maskocr_core.services import registered, tracking
 from maskocr_core.training import checkpoint, saw
 
 PIPELINE = REPOSITORY / "pipelines" / "retrain.yaml"
@@ -269,7 +269,7 @@ def place(road, tmp_path_factory) -> Path:
     shutil.copytree(road["root"] / "ledger", root / "ledger")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
-        tracking.move_alias(Registry(), "champion", "1")
+        registered.move_alias(Registry(), "champion", "1")
     return root
 
 
@@ -308,15 +308,15 @@ def test_the_pipeline_waits_until_there_is_enough_and_then_makes_a_challenger(pl
     assert code == 0 and "decide: Nothing to do: 48 new lines were accepted, of 100 that are enough" in said, said
     assert "decide: SUCCESS" in said and all(f"{task}: SKIPPED" in said for task in AFTER)
     assert [claim.state for claim in claims.read(str(place / "claims"))] == ["returned"]
-    assert tracking.version_tags(Registry(), "2") is None
+    assert registered.version_tags(Registry(), "2") is None
 
     arrive(place, 2, documents=4)
     code, said = run(place)
     assert code == 0 and "decide: Train again: 112 new lines were accepted" in said and "SKIPPED" not in said, said
     assert "codebook and encoder of models:/maskocr/1 are gone on with" in said
     assert "and is kept" in said and "pretrain: goes on from the encoder of models:/maskocr/1" in said
-    verdict = tracking.version_tags(Registry(), "2")["verdict"]
-    assert tracking.version_of(Registry(), "challenger") == ("1" if verdict == "hold" else "2")
+    verdict = registered.version_tags(Registry(), "2")["verdict"]
+    assert registered.version_of(Registry(), "challenger") == ("1" if verdict == "hold" else "2")
     done = claims.read(str(place / "claims"))[-1]
     assert done.state == "done" and done.reason == f"maskocr version 2, verdict {verdict}"
     assert [file.name for file in done.objects] == ["batch-1.parquet", "batch-2.parquet"]

@@ -222,20 +222,20 @@ def test_a_champion_is_asked_for_by_name_only_where_there_is_one(kinds, tmp_path
 def test_the_champions_encoder_describes_the_lines_where_there_is_one(kinds, tmp_path, monkeypatch):
     from maskocr_core.model.recognizer import Recognizer
     from maskocr_core.model.vocabulary import Vocabulary
-    from maskocr_core.services import tracking
+    from maskocr_core.services import registered
     from maskocr_core.training import checkpoint
 
     smoke = config.load("smoke")
     recognizer = Recognizer(checkpoint.new_encoder(smoke.model, smoke.data.height), Vocabulary("abc"))
     checkpoint.save_recognizer(recognizer, smoke.model, smoke.data, tmp_path / "champion")
-    monkeypatch.setattr(tracking, "version_of", lambda registry, alias: "7" if alias == "champion" else None)
-    monkeypatch.setattr(tracking, "recognizer_folder", lambda uri: tmp_path / "champion")
+    monkeypatch.setattr(registered, "version_of", lambda registry, alias: "7" if alias == "champion" else None)
+    monkeypatch.setattr(registered, "recognizer_folder", lambda uri: tmp_path / "champion")
     monkeypatch.setattr(sampling, "TURNED_TARGET_SHARE", 0.0)
     selection = fit(tmp_path, sum(kinds.values(), []), "fit.features=auto")
     assert selection.read_json("yardstick.json")["features"] == "models:/maskocr/7"
     assert verdicts(selection)["noise"]["verdict"] == "reject" and selected(selection)
     before = json.dumps(selection.read_json("verdicts.json"))
-    monkeypatch.setattr(tracking, "version_of", lambda registry, alias: None)
+    monkeypatch.setattr(registered, "version_of", lambda registry, alias: None)
     again = fit(tmp_path / "again", sum(kinds.values(), []), "fit.features=auto")
     assert again.read_json("yardstick.json")["features"] == "strokes"
     assert json.dumps(again.read_json("verdicts.json")) != before

@@ -23,7 +23,7 @@ def tracked(road, monkeypatch):
     from maskocr_core.services import tracking
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{road['root'] / 'mlflow.db'}")
-    return tracking._client()
+    return tracking.connection()
 
 
 @pytest.fixture
@@ -111,13 +111,13 @@ def test_a_run_that_dies_while_it_registers_goes_on_with_its_version(
 ):
     """Three places to die: a version without a verdict, one whose verdict the ledger lacks, one that nobody was told of."""
     from maskocr_core import artifacts, promotion
-    from maskocr_core.services import tracking
+    from maskocr_core.services import registered, tracking
 
     def die(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setenv("MASKOCR_RUN", "dies")
-    owner = {"describe_version": tracking, "record_verdict": promotion, "write_json": artifacts}[dies_at]
+    owner = {"describe_version": registered, "record_verdict": promotion, "write_json": artifacts}[dies_at]
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(owner, dies_at, die)
         run_stage("register", smoke, raw, road["root"], registration_out=tmp_path / "out")
@@ -128,7 +128,7 @@ def test_a_run_that_dies_while_it_registers_goes_on_with_its_version(
     assert "version 1 is this model with this verdict: nothing is registered twice" in capsys.readouterr().out
     said = [Artifact(tmp_path / out).read_json("registration.json") for out in ("out", "again")]
     assert said[0] == said[1] and said[0]["alias"] == "challenger"
-    client = tracking._client()
+    client = tracking.connection()
     (version,) = client.search_model_versions("name = 'maskocr'")
     (entry,) = ledger.read(ledger.place()).entries
     assert version.tags["verdict_digest"] == entry.verdict_digest and version.tags["verdict"] == entry.verdict
@@ -136,15 +136,15 @@ def test_a_run_that_dies_while_it_registers_goes_on_with_its_version(
 
 
 def test_another_version_that_is_challenger_now_stays_so(road, raw, smoke, tmp_path):
-    from maskocr_core.services import tracking
+    from maskocr_core.services import registered, tracking
 
     run_stage("register", smoke, raw, road["root"], registration_out=tmp_path / "out")
     other = smoke.registry.model
-    tracking._client().create_model_version(other, "models:/maskocr/1")
-    tracking.move_alias(smoke.registry, "challenger", "2")
+    tracking.connection().create_model_version(other, "models:/maskocr/1")
+    registered.move_alias(smoke.registry, "challenger", "2")
     run_stage("register", smoke, raw, road["root"], registration_out=tmp_path / "again")
     assert Artifact(tmp_path / "again").read_json("registration.json")["alias"] is None
-    assert tracking.version_of(smoke.registry, "challenger") == "2"
+    assert registered.version_of(smoke.registry, "challenger") == "2"
 
 
 def test_a_ledger_that_is_not_whole_gets_no_version_to_judge(road, raw, smoke, tmp_path):
@@ -160,7 +160,7 @@ def test_a_model_that_reads_otherwise_than_evaluated_gets_no_version(road, raw, 
     import shutil
 
     from maskocr_core import artifacts
-    from maskocr_core.services import tracking
+    from maskocr_core.services import registered
 
     registration = Artifact(road["registration"]).read_json("registration.json")
     other = next(start for start in ("both", "transfer") if start != registration["start"])
@@ -171,7 +171,7 @@ def test_a_model_that_reads_otherwise_than_evaluated_gets_no_version(road, raw, 
     artifacts.finish(swapped, kind="recognizers", config={}, metrics=Artifact(road["recognizers"]).metrics)
     with pytest.raises(ValueError, match="differently from evaluation.*no version was made"):
         run_stage("register", smoke, raw, road["root"], recognizers=swapped, registration_out=tmp_path / "out")
-    assert tracking.version_of(smoke.registry, "challenger") is None
+    assert registered.version_of(smoke.registry, "challenger") is None
     assert not (tmp_path / "out").exists()
 
 
@@ -252,8 +252,8 @@ def test_the_image_of_a_line_is_prepared_alike_in_training_and_reading(road):
 
 
 def test_a_model_named_by_its_alias_is_keyed_by_its_version(road, tracked):
-    from maskocr_core.services import tracking
+    from maskocr_core.services import registered
 
-    assert tracking.resolved("models:/maskocr@challenger") == "models:/maskocr/1"
+    assert registered.resolved("models:/maskocr@challenger") == "models:/maskocr/1"
     with pytest.raises(ValueError, match="has no model 'maskocr' with the alias 'champion'"):
-        tracking.resolved("models:/maskocr@champion")
+        registered.resolved("models:/maskocr@champion")

@@ -47,7 +47,7 @@ def registered(address, road, raw, smoke, tmp_path_factory):
 def client(registered, monkeypatch):
     for name, value in registered[1].items():
         monkeypatch.setenv(name, value)
-    return tracking._client()
+    return tracking.connection()
 
 
 def test_a_version_is_registered_through_the_server_and_reads_what_was_evaluated(client, registered, road):

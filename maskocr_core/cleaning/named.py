@@ -104,9 +104,9 @@ def _lineage(model: str, version: str) -> Iterator[tuple[str, str]]:
     """(output, data version) of what a registered model was made of, by its tags and those of its pipeline's run."""
     import yaml
 
-    from maskocr_core.services import logged, tracking
+    from maskocr_core.services import logged, registered
 
-    if lines := (tracking.version_tags(Registry(model=model), version) or {}).get("data_version"):
+    if lines := (registered.version_tags(Registry(model=model), version) or {}).get("data_version"):
         yield "lines", lines
     run = yaml.safe_load(logged.read(f"models:/{model}/{version}", "MLmodel")).get("run_id")
     try:

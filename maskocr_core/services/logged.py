@@ -31,7 +31,7 @@ def is_there() -> bool:
 
 def places() -> Iterator[Place]:
     """The runs that maskocr made, and the models that they logged, registered or not."""
-    client = tracking._client()
+    client = tracking.connection()
     experiments = [experiment.experiment_id for experiment in client.search_experiments(view_type=_ALL)]
     ours = "tags.`maskocr.kind` LIKE '%'"
     runs = list(_pages(lambda token: client.search_runs(experiments, ours, run_view_type=_ALL, page_token=token)))
@@ -46,7 +46,7 @@ def places() -> Iterator[Place]:
 
 def parent(run: str) -> str | None:
     """Where the run of the pipeline that a start's run belongs to has its files; None for a pipeline's own."""
-    client = tracking._client()
+    client = tracking.connection()
     above = client.get_run(run).data.tags.get("mlflow.parentRunId")
     return client.get_run(above).info.artifact_uri if above else None
 
@@ -79,11 +79,11 @@ def replace(uri: str, path: str, content: bytes | None) -> None:
 
 def tags(run: str) -> dict[str, str]:
     """Tags of a run, ours and those that people wrote."""
-    return dict(tracking._client().get_run(run).data.tags)
+    return dict(tracking.connection().get_run(run).data.tags)
 
 
 def set_tag(run: str, name: str, value: str) -> None:
-    tracking._client().set_tag(run, name, value)
+    tracking.connection().set_tag(run, name, value)
 
 
 def versions() -> Iterator[tuple[str, str, dict[str, Any] | None]]:
@@ -91,7 +91,7 @@ def versions() -> Iterator[tuple[str, str, dict[str, Any] | None]]:
 
     None: it was registered before models said what they saw.
     """
-    client = tracking._client()
+    client = tracking.connection()
     for version in _pages(lambda token: client.search_model_versions(page_token=token)):
         uri = f"models:/{version.name}/{version.version}"
         held = set(files(uri))
@@ -103,7 +103,7 @@ def versions() -> Iterator[tuple[str, str, dict[str, Any] | None]]:
 
 def tag_version(model: str, version: str, name: str, value: str) -> None:
     """Tag a model version, and leave everything else of it as it is."""
-    tracking._client().set_model_version_tag(model, version, name, value)
+    tracking.connection().set_model_version_tag(model, version, name, value)
 
 
 def _logged_models(client: Any, experiment: str, token: str | None) -> Any:

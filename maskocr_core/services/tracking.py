@@ -1,7 +1,7 @@
-"""MLflow, the one module that knows it: runs that a person compares, and models that load and read.
+"""Runs in MLflow that a person compares. With `registered`, which has the models, the one place that knows MLflow.
 
-Tags and aliases in MLflow can be changed by anybody with access; what must not change lies in artifacts with digests.
-Sources: https://mlflow.org/docs/latest/ml/model-registry/, https://mlflow.org/docs/latest/ml/model/models-from-code/
+Tags in MLflow can be changed by anybody with access; what must not change lies in artifacts with digests.
+Source: https://mlflow.org/docs/latest/ml/tracking/
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def embedded() -> Path | None:
     return Path(uri().removeprefix("sqlite:///")).parent if uri().startswith("sqlite:///") else None
 
 
-def _client() -> Any:
+def connection() -> Any:
     import logging
 
     for name, value in QUIET.items():
@@ -71,7 +71,7 @@ def _make_tables(uri: str) -> None:
 
 def artifact_store(uri: str) -> Any:
     """What lists, reads, writes and deletes the files of a run or model, wherever they lie (an MLflow ArtifactRepository)."""
-    _client()
+    connection()
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     return get_artifact_repository(uri)
@@ -79,13 +79,13 @@ def artifact_store(uri: str) -> Any:
 
 def check() -> str:
     """Say where tracking goes; raises ValueError with the mend if it does not answer."""
-    with _answering():
-        _client().search_experiments(max_results=1)
+    with answering():
+        connection().search_experiments(max_results=1)
     return uri()
 
 
 @contextmanager
-def _answering() -> Iterator[None]:
+def answering() -> Iterator[None]:
     """Make one sentence with the mend, a ValueError, of what MLflow raises where it is away or refuses."""
     from mlflow.exceptions import MlflowException
 
@@ -99,11 +99,11 @@ def _answering() -> Iterator[None]:
 
 
 @contextmanager
-def _or_absent() -> Iterator[None]:
-    """`_answering`, but what is not there is passed over: the block ends early."""
+def or_absent() -> Iterator[None]:
+    """`answering`, but what is not there is passed over: the block ends early."""
     from mlflow.exceptions import MlflowException
 
-    with _answering():
+    with answering():
         try:
             yield
         except MlflowException as error:
@@ -130,7 +130,7 @@ def _parent(uri: str, experiment: str, name: str) -> str:
     if found := _runs_of(name, _experiment(experiment)):
         return found[0].info.run_id
     return (
-        _client()
+        connection()
         .create_run(_experiment(experiment), run_name=name, tags={"maskocr.run": name, "maskocr.kind": "pipeline"})
         .info.run_id
     )
@@ -139,12 +139,12 @@ def _parent(uri: str, experiment: str, name: str) -> str:
 def _runs_of(name: str, experiment: str) -> Any:
     """The run of a pipeline run, of which there is one at most."""
     asked = f"tags.`maskocr.run` = '{name}' and tags.`maskocr.kind` = 'pipeline'"
-    return _client().search_runs([experiment], asked, max_results=1)
+    return connection().search_runs([experiment], asked, max_results=1)
 
 
 def _experiment(name: str) -> str:
     """Id of the experiment; its artifacts lie beside the database when tracking is SQLite."""
-    client = _client()
+    client = connection()
     found = client.get_experiment_by_name(name)
     if found:
         return found.experiment_id
@@ -157,8 +157,8 @@ def record_stage(registry: Registry, stage: str, metrics: dict[str, float], vers
 
     Raises ValueError with the mend if MLflow does not answer.
     """
-    client = _client()
-    with _answering():
+    client = connection()
+    with answering():
         run = run_id(registry)
         for name, value in metrics.items():
             client.log_metric(run, f"{stage}.{name}", value)
@@ -168,8 +168,8 @@ def record_stage(registry: Registry, stage: str, metrics: dict[str, float], vers
 
 def finish(registry: Registry) -> None:
     """Say that the pipeline's run has come to its end, where no comparison ends it. Raises ValueError if MLflow is away."""
-    with _answering():
-        _client().set_terminated(run_id(registry))
+    with answering():
+        connection().set_terminated(run_id(registry))
 
 
 def end(registry: Registry, good: bool, reason: str) -> str:
@@ -177,8 +177,8 @@ def end(registry: Registry, good: bool, reason: str) -> str:
 
     Raises ValueError if MLflow is away.
     """
-    client, name = _client(), os.environ.get("MASKOCR_RUN", "")
-    with _answering():
+    client, name = connection(), os.environ.get("MASKOCR_RUN", "")
+    with answering():
         experiment = client.get_experiment_by_name(registry.experiment)
         found = _runs_of(name, experiment.experiment_id) if name and experiment else []
         if not found:
@@ -201,7 +201,7 @@ def log_progress(registry: Registry, what: str, row: dict[str, float]) -> None:
         for name, value in row.items()
         if name != "step"
     ]
-    _client().log_batch(run_id(registry), metrics=figures)
+    connection().log_batch(run_id(registry), metrics=figures)
 
 
 def log_comparison(
@@ -217,7 +217,7 @@ def log_comparison(
 
     evaluation: folder with report.html, report.png, summary.json, shown.json and predictions.parquet. facts: more tags of the run.
     """
-    client, parent = _client(), run_id(registry)
+    client, parent = connection(), run_id(registry)
     for name in ("report.html", "report.png", "summary.json", "predictions.parquet", "shown.json"):
         client.log_artifact(parent, str(evaluation / name))
     verdict = summary["verdict"]
@@ -252,7 +252,7 @@ def _log_run(registry: Registry, parent: str, run: dict[str, Any]) -> None:
     """One run of fine-tuning below the summary run of its start: a person compares starts first, and looks in where he wants."""
     from mlflow.entities import Metric, Param
 
-    client, now = _client(), _now()
+    client, now = connection(), _now()
     name = f"{run['name']}, {run['size']}, {run['lines']:,} labels, {run['learning_rate']:g}, seed {run['seed']}"
     tags = {"mlflow.parentRunId": parent, "maskocr.kind": "run", "start": run["name"]}
     made = client.create_run(_experiment(registry.experiment), run_name=name, tags=tags).info.run_id
@@ -269,8 +269,8 @@ def _log_run(registry: Registry, parent: str, run: dict[str, Any]) -> None:
 def uses_of(registry: Registry, test_version: str) -> int:
     """How many pipeline runs were judged on these test lines: each may have moved somebody's choice."""
     found = f"tags.test_version = '{test_version}' and tags.`maskocr.kind` = 'pipeline'"
-    with _answering():
-        return len(_client().search_runs([_experiment(registry.experiment)], found, max_results=1000))
+    with answering():
+        return len(connection().search_runs([_experiment(registry.experiment)], found, max_results=1000))
 
 
 def _start_run(
@@ -280,7 +280,7 @@ def _start_run(
 
     Any other of an earlier attempt goes, so that a person sees four rows. digest: of the summary.
     """
-    client, experiment = _client(), _experiment(registry.experiment)
+    client, experiment = connection(), _experiment(registry.experiment)
     mine = f"tags.`mlflow.parentRunId` = '{parent}' and tags.start = '{row['start']}'"
     for earlier in client.search_runs([experiment], mine):
         if earlier.data.tags.get("summary_digest") == digest and earlier.info.status == "FINISHED":
@@ -305,8 +305,8 @@ def outcome_of(registry: Registry, run: str, claim: int) -> str | None:
 
     A run tells of a stage when that is finished, of `fresh` with the number of its claim. Raises ValueError if MLflow is away.
     """
-    client = _client()
-    with _answering():
+    client = connection()
+    with answering():
         experiment = client.get_experiment_by_name(registry.experiment)
         for found in _runs_of(run, experiment.experiment_id) if experiment else []:
             claims, versions = (
@@ -319,137 +319,10 @@ def outcome_of(registry: Registry, run: str, claim: int) -> str | None:
     return None
 
 
-def version_with(registry: Registry, tags: dict[str, str]) -> str | None:
-    """The latest version of the registered model that has all these tags, or None."""
-    with _or_absent():
-        found = _client().search_model_versions(f"name = '{registry.model}'", order_by=["version_number DESC"])
-        return next((str(one.version) for one in found if tags.items() <= one.tags.items()), None)
-    return None
-
-
-def log_model(
-    registry: Registry,
-    run: str,
-    recognizer: Path,
-    saw: Path,
-    sample: Any,
-    examples: Any,
-    check: Any,
-    tags: dict[str, str],
-) -> str:
-    """Log a recogniser as a pyfunc model on `run`, load it back, `check` it, and only then register it with `tags`; the version.
-
-    saw: file that says which documents it was trained on. sample, examples: DataFrames with a column `image` of encoded
-    images; the one of `sample` is kept with the model for people to see, so it may be nobody's line. check: called with the model's output for them, raises
-    if the model does not reproduce what was evaluated; then no version is made.
-    """
-    from importlib.metadata import version
-
-    import mlflow.pyfunc
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema
-
-    client = _client()
-    signature = ModelSignature(
-        Schema([ColSpec("binary", "image")]), Schema([ColSpec("string", "text"), ColSpec("double", "confidence")])
-    )
-    with mlflow.start_run(run_id=run):
-        logged = mlflow.pyfunc.log_model(
-            name="recognizer",
-            python_model=str(Path(__file__).parents[1] / "served_model.py"),
-            artifacts={"recognizer": str(recognizer), "saw": str(saw)},
-            signature=signature,
-            input_example=sample,
-            pip_requirements=[f"maskocr=={version('maskocr')}"],
-        )
-    check(mlflow.pyfunc.load_model(logged.model_uri).predict(examples))
-    try:
-        client.create_registered_model(registry.model)
-    except mlflow.exceptions.MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-    return str(
-        client.create_model_version(
-            registry.model, logged.model_uri, run_id=run, tags=tags, model_id=logged.model_id
-        ).version
-    )
-
-
-def describe_version(
-    registry: Registry, version: str, tags: dict[str, str], description: str, alias: str | None
-) -> None:
-    """Tags, text and alias of a model version."""
-    client = _client()
-    for name, value in tags.items():
-        client.set_model_version_tag(registry.model, version, name, value)
-    client.update_model_version(registry.model, version, description)
-    if alias:
-        client.set_registered_model_alias(registry.model, alias, version)
-
-
-def version_of(registry: Registry, alias: str) -> str | None:
-    """The version that an alias of the registered model points to, or None."""
-    with _or_absent():
-        return str(_client().get_model_version_by_alias(registry.model, alias).version)
-    return None
-
-
-def version_tags(registry: Registry, version: str) -> dict[str, str] | None:
-    """Tags of a version of the registered model; None if there is no such version, or it was deleted."""
-    with _or_absent():
-        return dict(_client().get_model_version(registry.model, version).tags)
-    return None
-
-
-def model_tags(registry: Registry) -> dict[str, str]:
-    """Tags of the registered model as a whole; none where there is no such model."""
-    with _or_absent():
-        return dict(_client().get_registered_model(registry.model).tags)
-    return {}
-
-
-def tag_model(registry: Registry, name: str, value: str) -> None:
-    """Tag the registered model as a whole; where there is none (any more), there is nothing to tag."""
-    with _or_absent():
-        _client().set_registered_model_tag(registry.model, name, value)
-
-
-def move_alias(registry: Registry, alias: str, version: str) -> None:
-    """Let an alias of the registered model point to a version, whatever it pointed to: MLflow compares nothing."""
-    _client().set_registered_model_alias(registry.model, alias, version)
-
-
-def resolved(model_uri: str) -> str:
-    """`models:/name/version` for `models:/name@alias`. Raises ValueError if nothing has that alias."""
-    name, at, alias = model_uri.removeprefix("models:/").partition("@")
-    version = version_of(Registry(model=name), alias) if at else None
-    if at and not version:
-        raise ValueError(f"{model_uri}: MLflow at {uri()} has no model {name!r} with the alias {alias!r}")
-    return f"models:/{name}/{version}" if at else model_uri
-
-
-def recognizer_folder(model_uri: str) -> Path:
-    """The recogniser inside a registered model (`models:/name@alias` or `models:/name/version`), as a local folder.
-
-    Raises ValueError if there is no such model, or it is none of ours.
-    """
-    import mlflow
-
-    _client()
-    try:
-        folder = Path(mlflow.artifacts.download_artifacts(model_uri))
-    except mlflow.exceptions.MlflowException as error:
-        raise ValueError(
-            f"{model_uri} cannot be had from MLflow at {uri()}: {str(error).splitlines()[0][:200]}"
-        ) from None
-    found = list(folder.glob("artifacts/*/recognizer.json"))
-    if not found:
-        raise ValueError(f"{model_uri} was not registered by maskocr: it holds no recognizer.json")
-    return found[0].parent
-
-
 def serve_with(reader: Callable[[Path], Any]) -> None:
     """Called by `served_model.py` when MLflow loads a registered recogniser: images in, texts and confidences out.
+
+    Models keep the `served_model.py` of their day and find it here by this name for good.
 
     reader: makes something with `read(list of encoded images) -> list of (text, confidence)` from a recogniser's folder.
     """

@@ -31,8 +31,11 @@ BESIDE = ("fresh", "decide")  # of training again alone: what is new, and whethe
 DATA = NAMES[:4]  # versioned by DVC
 Stage = Callable[..., dict[str, float]]
 _PACKAGE = Path(__file__).parent.parent
-# Recipes are in the key as the resolved config; this file says how results are kept, not what they are.
-_NOT_CODE_OF_A_RESULT = (_PACKAGE / "recipes.py", _PACKAGE / "stages" / "__init__.py")
+# Recipes are in the key as the resolved config; the others say how results are kept and told, not what they are.
+_NOT_CODE_OF_A_RESULT = tuple(
+    _PACKAGE / name
+    for name in ("recipes.py", "stages/__init__.py", "progress.py", "services/tracking.py", "services/registered.py")
+)
 
 
 def get(name: str) -> Stage:
@@ -271,9 +274,9 @@ def _demand_version(lines: Path | str, wanted: str) -> None:
 def _content(uri: str) -> str:
     """What stands for the content behind a URI: an alias of a model moves, files change."""
     if uri.startswith("models:/"):
-        from maskocr_core.services import tracking
+        from maskocr_core.services import registered
 
-        return tracking.resolved(uri)
+        return registered.resolved(uri)
     return storage.fingerprint(uri)
 
 

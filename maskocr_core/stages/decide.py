@@ -26,10 +26,10 @@ def decide(config: Config, *, lines: Path, selection: Path, claim: Path, decisio
     """
     from maskocr_core import artifacts
     from maskocr_core.artifacts import Artifact
-    from maskocr_core.services import tracking
+    from maskocr_core.services import registered
 
     accepted, drift = count(Artifact(lines), Artifact(selection)), drift_of(Artifact(selection))
-    version = tracking.version_of(config.registry, "champion")
+    version = registered.version_of(config.registry, "champion")
     champion = f"models:/{config.registry.model}/{version}" if version else ""
     age = _age_days(champion) if champion else None
     go, reason = ruled(config.retrain, accepted, drift["share"], age)

@@ -9,9 +9,9 @@ from maskocr_core.stages import scratch, stage
 
 
 def _champion_version(config: Config) -> str:
-    from maskocr_core.services import tracking
+    from maskocr_core.services import registered, tracking
 
-    return f"{tracking.uri()} {tracking.version_of(config.registry, 'champion') or 'none'}"
+    return f"{tracking.uri()} {registered.version_of(config.registry, 'champion') or 'none'}"
 
 
 @stage(reads=("data", "gate", "registry"), also=_champion_version)
@@ -40,12 +40,12 @@ def evaluate(
     from maskocr_core.artifacts import Artifact
     from maskocr_core.data import lines as schema
     from maskocr_core.judging import prices, report, weights
-    from maskocr_core.services import storage, tracking
+    from maskocr_core.services import registered, storage, tracking
     from maskocr_core.training import judged, reading
 
     folder = Artifact(recognizers).local(scratch(evaluation_out) / "recognizers")
-    version = tracking.version_of(config.registry, "champion")
-    champion = tracking.recognizer_folder(f"models:/{config.registry.model}/{version}") if version else None
+    version = registered.version_of(config.registry, "champion")
+    champion = registered.recognizer_folder(f"models:/{config.registry.model}/{version}") if version else None
     inputs = judged.Inputs(Artifact(lines), Artifact(validation), Artifact(selection), folder, champion, version)
     source = inputs.of_split("test", config.data)
     runs = Artifact(recognizers).read_json("runs.json")

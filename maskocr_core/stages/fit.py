@@ -16,11 +16,11 @@ VERDICTS = ("accept", "down-weight", "reject", "undecided")
 
 def _champion(config: Config) -> str:
     """The model whose encoder describes the lines, as `<tracking> models:/name/version`; empty for strokes."""
-    from maskocr_core.services import tracking
+    from maskocr_core.services import registered, tracking
 
     if config.fit.features == "strokes":
         return ""
-    version = tracking.version_of(config.registry, "champion")
+    version = registered.version_of(config.registry, "champion")
     if not version and config.fit.features == "champion":
         raise ValueError(
             f"fit.features=champion, and {config.registry.model!r} has no champion: promote a model, or set fit.features=auto"

@@ -100,10 +100,10 @@ def _given(uri: str, config: Config, folder: Path) -> tuple[Codebook, float]:
     Raises ValueError if there is none, or it is another than the configuration asks for.
     """
     from maskocr_core.artifacts import Artifact
-    from maskocr_core.services import tracking
+    from maskocr_core.services import registered
     from maskocr_core.training import checkpoint
 
-    home = kept(tracking.resolved(uri), "codebook", folder / "given") if uri.startswith("models:/") else Path(uri)
+    home = kept(registered.resolved(uri), "codebook", folder / "given") if uri.startswith("models:/") else Path(uri)
     if home is None:
         raise ValueError(f"the run of {uri} kept no codebook: leave codebook_uri out, or give a codebook's folder")
     artifact = Artifact(home)

@@ -35,7 +35,7 @@ def register(
     from maskocr_core import artifacts, promotion
     from maskocr_core.artifacts import Artifact
     from maskocr_core.data import lines as schema
-    from maskocr_core.services import notify, tracking
+    from maskocr_core.services import notify, registered, tracking
 
     tracking.check()
     promotion.notice(config.registry)  # first, since no version is to be made that the ledger cannot take
@@ -53,14 +53,14 @@ def register(
         config.registry, summary, Artifact(evaluation).local(fetched / "evaluation"), {"recipe": config.recipe}, runs
     )
     same = {"verdict_digest": digest, "recognizers_version": Artifact(recognizers).version}
-    version = tracking.version_with(config.registry, same)
+    version = registered.version_with(config.registry, same)
     if version and promotion.is_recorded(config.registry, version, digest):
         print(f"register: version {version} is this model with this verdict: nothing is registered twice", flush=True)
-        alias = "challenger" if tracking.version_of(config.registry, "challenger") == version else None
+        alias = "challenger" if registered.version_of(config.registry, "challenger") == version else None
     else:
         home = Artifact(recognizers).local(fetched / "recognizers") / f"{candidate}-{seed}"
         # One without a verdict is what a run left that died before it wrote that down.
-        version = version or tracking.log_model(
+        version = version or registered.log_model(
             config.registry,
             ids[candidate],
             home / "all",
@@ -72,7 +72,7 @@ def register(
         )
         tags, description = _described(summary)
         alias = None if verdict["verdict"] == "hold" else "challenger"
-        tracking.describe_version(config.registry, version, tags, description, alias)
+        registered.describe_version(config.registry, version, tags, description, alias)
         promotion.record_verdict(config.registry, version, verdict["verdict"], digest, verdict["reason"], alias)
     artifacts.write_json(
         registration_out / "registration.json",

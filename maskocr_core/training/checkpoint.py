@@ -113,9 +113,9 @@ def folder_at(uri: str) -> Path:
     """The folder of weights that a URI names: itself, or that of a registered model's recogniser (`models:/…`), fetched."""
     if not uri.startswith("models:/"):
         return Path(uri)
-    from maskocr_core.services import tracking
+    from maskocr_core.services import registered
 
-    return tracking.recognizer_folder(uri)
+    return registered.recognizer_folder(uri)
 
 
 def encoder_at(uri: str, data: Data) -> Encoder:

@@ -41,7 +41,7 @@ def _mean(recognizer: Recognizer, line: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _loaded(model_uri: str) -> tuple[Recognizer, dict[str, Any]]:
-    from maskocr_core.services import tracking
+    from maskocr_core.services import registered
     from maskocr_core.training import checkpoint
 
-    return checkpoint.load_recognizer(tracking.recognizer_folder(model_uri))
+    return checkpoint.load_recognizer(registered.recognizer_folder(model_uri))

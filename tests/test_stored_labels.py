@@ -107,6 +107,15 @@ def test_a_shard_that_was_labelled_before_a_kill_is_not_labelled_again(packs, bo
     assert Artifact(stored_labels.store(CONFIG, *map(Artifact, packs), book, tmp_path)[0]).version == before
 
 
+@pytest.mark.services
+def test_with_a_store_the_labels_lie_in_it_and_are_read_from_there(packs, labels, book, at_s3, tmp_path, monkeypatch):
+    monkeypatch.setenv("MASKOCR_STORE", f"s3://{at_s3.buckets[0]}/labels")
+    folder, _ = stored_labels.store(CONFIG, *map(Artifact, packs), book, tmp_path)
+    assert not list(tmp_path.rglob("*.parquet")) and Artifact(folder).version == Artifact(labels).version
+    for batch, own in zip(drawn(labelled(packs, folder)), drawn(labelled(packs, labels))):
+        assert batch.line_ids == own.line_ids and torch.equal(batch.labels, own.labels)
+
+
 def test_it_pays_for_an_encoder_and_lines_that_are_met_at_least_once(book):
     described = contextual(book)
     assert stored_labels.pay(CONFIG, described, 16 * 8) and not stored_labels.pay(CONFIG, described, 16 * 8 + 1)

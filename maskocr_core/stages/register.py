@@ -41,13 +41,8 @@ def register(
     promotion.notice(config.registry)  # first, since no version is to be made that the ledger cannot take
     content = Artifact(evaluation).read_bytes("summary.json")
     summary, digest = json.loads(content), hashlib.sha256(content).hexdigest()
-    predictions = schema.read_table(Artifact(evaluation), "predictions.parquet").to_pandas()
     candidate, verdict = summary["candidate"], summary["verdict"]
-    wanted = predictions[(predictions["start"] == candidate) & (predictions["repetition"] == 0)].head(CHECKED_LINES)
     runs = Artifact(recognizers).read_json("runs.json")["runs"]
-    seed = next(run["seed"] for run in runs if run["chosen"] and run["name"] == candidate)
-    examples = pd.DataFrame({"image": schema.images_of(Artifact(lines), "test", wanted["line_id"].tolist())})
-
     fetched = scratch(registration_out)
     ids = tracking.log_comparison(
         config.registry, summary, Artifact(evaluation).local(fetched / "evaluation"), {"recipe": config.recipe}, runs
@@ -58,7 +53,9 @@ def register(
         print(f"register: version {version} is this model with this verdict: nothing is registered twice", flush=True)
         alias = "challenger" if registered.version_of(config.registry, "challenger") == version else None
     else:
+        seed = next(run["seed"] for run in runs if run["chosen"] and run["name"] == candidate)
         home = Artifact(recognizers).local(fetched / "recognizers") / f"{candidate}-{seed}"
+        wanted = _evaluated(evaluation, candidate)
         # One without a verdict is what a run left that died before it wrote that down.
         version = version or registered.log_model(
             config.registry,
@@ -66,7 +63,7 @@ def register(
             home / "all",
             home / "saw.json",
             pd.DataFrame({"image": [_nobodys_line()]}),
-            examples,
+            pd.DataFrame({"image": schema.images_of(Artifact(lines), "test", wanted["line_id"].tolist())}),
             lambda output: _demand_same(wanted, output),
             same,
         )
@@ -95,6 +92,15 @@ def register(
     if alias:
         notify.new_challenger(config.registry.model, version, verdict["verdict"], verdict["reason"])
     return {"version": float(version)}
+
+
+def _evaluated(evaluation: Path, start: str) -> pd.DataFrame:
+    """What the first recogniser of a start was found to read of some test lines: `line_id` and `read`, a row a line."""
+    from maskocr_core.artifacts import Artifact
+    from maskocr_core.data import lines as schema
+
+    predictions = schema.read_table(Artifact(evaluation), "predictions.parquet").to_pandas()
+    return predictions[(predictions["start"] == start) & (predictions["repetition"] == 0)].head(CHECKED_LINES)
 
 
 def _nobodys_line() -> bytes:

@@ -247,8 +247,8 @@ class Gate(Section):
 
 
 class Registry(Section):
-    model: Annotated[str, Field(min_length=1)] = "maskocr"
-    """Name of the registered model in MLflow."""
+    model: Annotated[str, Field(pattern=r"^[^'\"`/:]+$")] = "maskocr"
+    """Name of the registered model in MLflow, without quotes, slashes and colons, which MLflow cannot look for."""
     experiment: Annotated[str, Field(min_length=1)] = "maskocr"
     """Name of the MLflow experiment."""
 

@@ -489,23 +489,50 @@ def test_how_to_go_on_with_the_claim_of_a_dead_run_is_said(packs, capsys, monkey
     assert fresh(str(packs / "new"), "claims", out="again")["claim"]["number"] == 1
 
 
-def test_a_claim_whose_run_registered_a_model_and_died_is_done_whoever_comes_next(packs, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def only_version_7(monkeypatch):
+    from maskocr_core.services import registered
+
+    monkeypatch.setattr(registered, "version_tags", lambda registry, version: {} if version == "7" else None)
+
+
+def states(at: str) -> list[str]:
+    return [claim.state for claim in claims.read(str(Path(at).absolute()))]
+
+
+def test_a_claim_whose_run_registered_a_model_and_died_is_done_whoever_comes_next(
+    packs, tmp_path, monkeypatch, capsys, only_version_7
+):
     from maskocr_core.services import tracking
 
     new = tmp_path / "arriving"
     put(new, "1.parquet", content=(packs / "new/batch-1.parquet").read_bytes())
     monkeypatch.setenv("MASKOCR_RUN", "dead")
+    fresh(str(new), "twins", out="twin")  # of another run that had its name by chance: the same number, another claim
     assert fresh(str(new), "claims")["claim"]["number"] == 1
     tracking.record_stage(SMOKE.registry, "register", {"version": 7.0}, {})
     put(new, "2.parquet", content=(packs / "new/batch-2.parquet").read_bytes())
     monkeypatch.setenv("MASKOCR_RUN", "alive")
+    fresh(str(new), "twins", out="twin")
+    assert "is done" not in capsys.readouterr().out and states("twins") == ["claimed", "claimed"]
     said = fresh(str(new), "claims", out="other")
     assert "claim 1 is done: maskocr version 7, which run dead registered" in capsys.readouterr().out
-    assert [claim.state for claim in claims.read(str(Path("claims").absolute()))] == ["done", "claimed"]
+    assert states("claims") == ["done", "claimed"]
     assert [one["name"] for one in said["claim"]["objects"]] == ["2.parquet"]
 
 
-def test_a_model_of_an_earlier_claim_of_the_same_run_does_not_end_the_next(packs, tmp_path, monkeypatch):
+def test_a_claim_whose_model_was_deleted_is_not_done(packs, tmp_path, monkeypatch, only_version_7):
+    from maskocr_core.services import tracking
+
+    monkeypatch.setenv("MASKOCR_RUN", "dead")
+    fresh(str(packs / "new"), "claims")
+    tracking.record_stage(SMOKE.registry, "register", {"version": 6.0}, {})
+    assert fresh(str(packs / "new"), "claims", out="again")["claim"]["number"] == 1 and states("claims") == ["claimed"]
+
+
+def test_a_model_of_an_earlier_claim_of_the_same_run_does_not_end_the_next(
+    packs, tmp_path, monkeypatch, only_version_7
+):
     from maskocr_core.services import tracking
 
     new = tmp_path / "arriving"

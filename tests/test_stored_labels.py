@@ -107,13 +107,18 @@ def test_a_shard_that_was_labelled_before_a_kill_is_not_labelled_again(packs, bo
     assert Artifact(stored_labels.store(CONFIG, *map(Artifact, packs), book, tmp_path)[0]).version == before
 
 
-@pytest.mark.services
-def test_with_a_store_the_labels_lie_in_it_and_are_read_from_there(packs, labels, book, at_s3, tmp_path, monkeypatch):
-    monkeypatch.setenv("MASKOCR_STORE", f"s3://{at_s3.buckets[0]}/labels")
-    folder, _ = stored_labels.store(CONFIG, *map(Artifact, packs), book, tmp_path)
-    assert not list(tmp_path.rglob("*.parquet")) and Artifact(folder).version == Artifact(labels).version
-    for batch, own in zip(drawn(labelled(packs, folder)), drawn(labelled(packs, labels))):
-        assert batch.line_ids == own.line_ids and torch.equal(batch.labels, own.labels)
+def test_a_line_whose_labelled_copy_was_forgotten_is_refused_instead_of_labelled_blank(packs, labels):
+    table = lines.selected(*map(Artifact, packs), "unlabeled")
+    stored = lines.read_table(Artifact(labels), lines.shards(Artifact(packs[0]), "unlabeled")[0])
+    with pytest.raises(ValueError, match="has no label: lines were forgotten while training ran; run pretrain again"):
+        stored_labels.LabelledLines(Artifact(packs[0]), table, CONFIG.data, stored.slice(1))
+
+
+@pytest.mark.parametrize("elsewhere", [{"RAY_ADDRESS": "10.0.0.1:6379"}, {"MASKOCR_STORE": "s3://lines"}])
+def test_on_a_cluster_labels_are_made_as_lines_are_met(book, elsewhere, monkeypatch):
+    assert stored_labels.pay(CONFIG, contextual(book), 8)
+    monkeypatch.setenv(*elsewhere.popitem())
+    assert not stored_labels.pay(CONFIG, contextual(book), 8)
 
 
 def test_it_pays_for_an_encoder_and_lines_that_are_met_at_least_once(book):
@@ -124,7 +129,9 @@ def test_it_pays_for_an_encoder_and_lines_that_are_met_at_least_once(book):
     assert not stored_labels.pay(pixels, described, 16)
 
 
-def test_pretrain_stores_them_by_itself_and_counts_what_they_cost(packs, tmp_path, capsys):
+def test_pretrain_stores_them_by_itself_and_counts_what_they_cost(packs, tmp_path, capsys, monkeypatch):
+    store = stored_labels.store
+    monkeypatch.setattr(stored_labels, "store", lambda *call: (store(*call)[0], 6000.0))
     settings = config.load("smoke", ["pretrain.workers=0", "pretrain.steps=40", "codebook.features=encoder"])
     given = {"lines": packs[0], "selection": packs[1]}
     encoder = checkpoint.new_encoder(settings.model, settings.data.height)
@@ -137,4 +144,4 @@ def test_pretrain_stores_them_by_itself_and_counts_what_they_cost(packs, tmp_pat
         settings, **given, codebook=tmp_path / "encoder-codebook", encoder_out=tmp_path / "encoder"
     )
     assert "labels 150 lines once" in capsys.readouterr().out
-    assert np.isfinite(figures["masked_loss"]) and figures["cpu_minutes"] > 0
+    assert np.isfinite(figures["masked_loss"]) and figures["cpu_minutes"] > 100

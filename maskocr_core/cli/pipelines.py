@@ -119,5 +119,7 @@ def track(
 def _name_run(pipeline: Path) -> None:
     """Give this run a name that its stages find in the environment, so that MLflow has one parent for all of them."""
     import time
+    import uuid
 
-    os.environ.setdefault("MASKOCR_RUN", f"{pipeline.stem}-{time.strftime('%Y%m%d-%H%M%S')}")
+    moment = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"  # two may begin in the same second
+    os.environ.setdefault("MASKOCR_RUN", f"{pipeline.stem}-{moment}")

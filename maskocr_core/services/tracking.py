@@ -29,6 +29,7 @@ _ABSENT = (
     "RESOURCE_DOES_NOT_EXIST",
     "INVALID_PARAMETER_VALUE",
 )  # what MLflow says of a name or alias that is not there
+CLAIM = "maskocr.claim"  # tag: id of the claim that a run holds
 
 
 def uri() -> str:
@@ -138,6 +139,8 @@ def _parent(uri: str, experiment: str, name: str) -> str:
 
 def _runs_of(name: str, experiment: str) -> Any:
     """The run of a pipeline run, of which there is one at most."""
+    if "'" in name:
+        raise ValueError(f"MASKOCR_RUN={name}: MLflow cannot look for a name with a quote in it; give another")
     asked = f"tags.`maskocr.run` = '{name}' and tags.`maskocr.kind` = 'pipeline'"
     return connection().search_runs([experiment], asked, max_results=1)
 
@@ -300,23 +303,29 @@ def _start_run(
     return client.create_run(experiment, run_name=row["start"], tags=tags).info.run_id, True
 
 
-def outcome_of(registry: Registry, run: str, claim: int) -> str | None:
-    """The version that the pipeline's run of that name registered after it had taken this claim, or None.
+def tell_claim(registry: Registry, claim: str) -> None:
+    """Say on the pipeline's run which claim it holds now, by its id. Raises ValueError if MLflow is away."""
+    with answering():
+        connection().set_tag(run_id(registry), CLAIM, claim)
 
-    A run tells of a stage when that is finished, of `fresh` with the number of its claim. Raises ValueError if MLflow is away.
+
+def outcome_of(registry: Registry, run: str, claim: str) -> str | None:
+    """The version that the pipeline's run of that name registered after it had taken this claim, by its id, or None.
+
+    A run tells of a stage when that is finished. Raises ValueError if MLflow is away.
     """
     client = connection()
     with answering():
         experiment = client.get_experiment_by_name(registry.experiment)
-        for found in _runs_of(run, experiment.experiment_id) if experiment else []:
-            claims, versions = (
-                client.get_metric_history(found.info.run_id, name) for name in ("fresh.claim", "register.version")
-            )
-            taken = [told.timestamp for told in claims if told.value == claim]
-            came = [told for told in versions if taken and told.timestamp >= max(taken)]
-            if came:
-                return str(int(came[-1].value))
-    return None
+        found = _runs_of(run, experiment.experiment_id) if experiment else []
+        if not found or found[0].data.tags.get(CLAIM) != claim:
+            return None
+        taken, came = (
+            client.get_metric_history(found[0].info.run_id, name) for name in ("fresh.claim", "register.version")
+        )
+    # Where a clock leaves it open, the objects are rather processed again than lost.
+    later = [told for told in came if taken and told.timestamp > max(one.timestamp for one in taken)]
+    return str(int(later[-1].value)) if later else None
 
 
 def serve_with(reader: Callable[[Path], Any]) -> None:

@@ -27,15 +27,17 @@ def fresh(
     """
     from maskocr_core import artifacts
     from maskocr_core.data import claims
-    from maskocr_core.services import storage, tracking
+    from maskocr_core.services import logged, registered, storage, tracking
 
     run = os.environ.get("MASKOCR_RUN") or f"by hand {uuid.uuid4().hex[:12]}"
     settle, abandoned = config.retrain.settle_minutes * 60, config.retrain.abandoned_hours * 3600
     home = storage.absolute(claims_uri).rstrip("/")
 
     def came_of(claim: Claim) -> str | None:
-        version = tracking.outcome_of(config.registry, claim.run, claim.number)
-        return f"{config.registry.model} version {version}, which run {claim.run} registered" if version else None
+        version = tracking.outcome_of(config.registry, claim.run, claim.id) if logged.is_there() else None
+        if version is None or registered.version_tags(config.registry, version) is None:
+            return None
+        return f"{config.registry.model} version {version}, which run {claim.run} registered"
 
     taken = claims.take(data_uri, claims_uri, run, settle, abandoned, came_of)
     told, claim = _told(taken, data_uri, config), taken.claim
@@ -51,6 +53,8 @@ def fresh(
     artifacts.write_json(claim_out / "claim.json", facts)
     if not claim:
         nothing_to_do(config)
+    elif os.environ.get("MASKOCR_RUN"):
+        tracking.tell_claim(config.registry, claim.id)
     return {
         "claim": float(claim.number if claim else 0),
         "objects": float(len(claim.objects) if claim else 0),

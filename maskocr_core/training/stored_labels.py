@@ -1,12 +1,14 @@
 """Labels of all lines, made once before training instead of at every meeting: it pays where an encoder describes the steps.
 
 The authors' code stores them too. Those of pixels or gradients cost next to nothing beside a training step, and are made
-when a line is met; an encoder that describes every step of a line adds nearly half to it. A shard of lines has a file
-of labels of the same name with the same row groups, so that a window of lines is read with its labels wherever both lie.
+when a line is met; an encoder that describes every step of a line adds nearly half to it. On a GPU it adds little, and for
+a cluster labels would have to be carried to its nodes: there they are made when a line is met, too. A shard of lines has a
+file of labels of the same name with the same row groups, so that a window of lines is read with its labels.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +27,9 @@ from maskocr_core.config import Config, Data
 from maskocr_core.data import batches, lines
 from maskocr_core.model.codebook import Codebook
 from maskocr_core.model.step_features import Contextual
+from maskocr_core.progress import Progress
 from maskocr_core.services import mapping
+from maskocr_core.training import device
 
 BATCH = 32
 LABELS = pa.schema(
@@ -41,9 +45,12 @@ class LabelledBatch(batches.Batch):
 
 
 def pay(config: Config, book: Codebook, count: int) -> bool:
-    """Whether labels of `count` lines are stored: an encoder makes them, and each line is met once or more."""
+    """Whether labels of `count` lines are stored: an encoder makes them, each line is met once or more, and training is on
+    the processors of this machine."""
     met = config.pretrain.steps * config.pretrain.batch
-    return config.mask.predict == "labels" and isinstance(book.features, Contextual) and met >= count
+    elsewhere = os.environ.get("RAY_ADDRESS") or os.environ.get("MASKOCR_STORE") or device.here().type != "cpu"
+    described = config.mask.predict == "labels" and isinstance(book.features, Contextual)
+    return described and met >= count and not elsewhere
 
 
 def store(config: Config, artifact: Artifact, selection: Artifact, book: Codebook, folder: Path) -> tuple[Path, float]:
@@ -59,7 +66,14 @@ def store(config: Config, artifact: Artifact, selection: Artifact, book: Codeboo
     calls = {name: (artifact, selection, shard, config, book) for name, shard in shards.items()}
     total = sum(lines.count_selected(artifact, selection, shard) for shard in shards.values())
     print(f"pretrain: labels {total:,} lines once, before training", flush=True)
-    made = mapping.over(label, calls, folder / "label-parts")
+    progress, done = Progress("pretrain: labels", total=total), []
+
+    def say(name: str, came: dict[str, Any]) -> None:
+        done.append(came["lines"])
+        tell = progress.done if len(done) == len(calls) else progress.update
+        tell(sum(done))
+
+    made = mapping.over(label, calls, folder / "label-parts", say=say)
     for name in shards:
         artifacts.take_over(folder / "label-parts" / name, folder / "labels", ("unlabeled",))
     artifacts.finish(folder / "labels", kind="labels", config={}, metrics={})
@@ -106,6 +120,13 @@ class LabelledLines(batches.Lines):
     def __init__(self, artifact: Artifact, table: pa.Table, data: Data, labels: pa.Table):
         super().__init__(artifact, table, data, keep=0)
         places = pc.index_in(table["line_id"], value_set=labels["line_id"].combine_chunks())
+        if (
+            places.null_count
+        ):  # a copy of the line that lies elsewhere was labelled in its stead, and is forgotten since
+            raise ValueError(
+                f"line {table['line_id'][places.is_null().index(True).as_py()].as_py()} has no label: lines were "
+                "forgotten while training ran; run pretrain again, which labels what is left"
+            )
         own = labels["labels"].combine_chunks().take(places.combine_chunks())
         self._ends, self._labels = own.offsets.to_numpy(), own.values.to_numpy()
 

@@ -13,7 +13,6 @@ from maskocr_core.config import Config
 from maskocr_core.data.batches import Lines
 from maskocr_core.data.lines import selected
 from maskocr_core.training import sweep
-from maskocr_core.training.finetuning import Run
 
 
 class Road:
@@ -46,15 +45,7 @@ class Road:
         """The recogniser of the transfer lines alone that the start `transfer` goes on from, made before the sweep, which reuses it."""
         code, home = stages.code_version("finetune"), artifacts.work_folder() / "runs"
         lines, selection = self._accepted.values()
-        settings = config.sweep
-        run = Run(
-            "transfer base",
-            sweep.TRANSFER,
-            0,
-            settings.transfer_learning_rate,
-            settings.seeds[0],
-            settings.transfer_steps,
-        )
+        run = sweep.transfer_run("transfer", config)
         sweep.carry_out([run], config, lines, selection, home, code)
         return home / run.key(config, Artifact(lines), Artifact(selection), code) / "all"
 

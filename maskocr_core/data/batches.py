@@ -141,7 +141,7 @@ class Stream:
     def __init__(self, artifact: Artifact, selection: Artifact, split: str, data: Data):
         lines.demand_made_for(selection, artifact)
         self.artifact, self.selection, self.data = artifact, selection, data
-        shards = [shard for shard in lines.shards(artifact, split) if lines.count_selected(artifact, selection, shard)]
+        shards = lines.selected_shards(artifact, selection, split)
         self.groups = [(shard, group) for shard in shards for group in range(lines.groups_of(artifact, shard))]
         self._count = sum(lines.count_selected(artifact, selection, shard) for shard in shards)
 

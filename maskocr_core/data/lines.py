@@ -247,6 +247,11 @@ def _weights(selection: Artifact, version: str, shard: str) -> pa.Table:
     return read_table(selection, shard) if shard in selection.names() else SELECTION.empty_table()
 
 
+def selected_shards(artifact: Artifact, selection: Artifact, split: str) -> list[str]:
+    """Names of the shards of a split of which the selection admits any line, in order."""
+    return [shard for shard in shards(artifact, split) if count_selected(artifact, selection, shard)]
+
+
 def count_selected(artifact: Artifact, selection: Artifact, shard: str) -> int:
     """How many lines of a shard the selection admits, from its manifest alone; lines forgotten since are among them."""
     if SELECTION_1 in selection.names():

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from maskocr_core.model.codebook import Codebook
+    from maskocr_core.training.labelling import Say
 
 MAX_BYTES = 1 << 30  # of the features that k-means sees at once, as float32
 
@@ -46,20 +47,18 @@ def quantize(
     inputs = Artifact(lines.absolute()), Artifact(selection.absolute())
     schema.demand_made_for(inputs[1], inputs[0])
     features = labelling.features_of(config, encoder_uri)
-    shards = {
-        schema.part_of(shard): shard
-        for shard in schema.shards(inputs[0], "unlabeled")
-        if schema.count_selected(*inputs, shard)
-    }
+    shards = {schema.part_of(shard): shard for shard in schema.selected_shards(*inputs, "unlabeled")}
     sample = labelling.shares(*inputs, list(shards.values()), config, features, MAX_BYTES)
     calls = {name: (*inputs, shard, config, sample) for name, shard in shards.items()}
     keep, own = False, 0.0
     if codebook_uri:
         book, own = _given(codebook_uri, config, scratch(codebook_out))
-        sizes, portraits = _counted(book, calls, config, parts, codebook_out, _Say("quantize: given", len(calls)))
+        sizes, portraits = _counted(
+            book, calls, config, parts, codebook_out, labelling.Say("quantize: given", len(calls))
+        )
         keep = _suits(_perplexity(sizes), own, config.retrain.keep_perplexity)
     if not keep:
-        say = _Say("quantize", 2 * len(calls))
+        say = labelling.Say("quantize", 2 * len(calls))
         mapping.over(
             labelling.sample, {name: (*call, features) for name, call in calls.items()}, parts / "steps", say=say
         )
@@ -78,20 +77,6 @@ def quantize(
         "smallest_cluster_share": float(sizes.min() / sizes.sum()),
         "steps": float(sizes.sum()),
     }
-
-
-class _Say:
-    """Progress over shards, for `mapping.over`; says that it is done with the last."""
-
-    def __init__(self, what: str, total: int):
-        from maskocr_core.progress import Progress
-
-        self.progress, self.total, self.done = Progress(what, total=total), total, []
-
-    def __call__(self, name: str, came: dict[str, int]) -> None:
-        self.done.append(came["lines"])
-        tell = self.progress.done if len(self.done) == self.total else self.progress.update
-        tell(len(self.done), lines=sum(self.done))
 
 
 def _given(uri: str, config: Config, folder: Path) -> tuple[Codebook, float]:
@@ -132,7 +117,7 @@ def _suits(perplexity: float, own: float, least: float) -> bool:
 
 
 def _counted(
-    book: Codebook, calls: dict[str, tuple], config: Config, parts: Path, codebook_out: Path, say: _Say
+    book: Codebook, calls: dict[str, tuple], config: Config, parts: Path, codebook_out: Path, say: Say
 ) -> tuple[np.ndarray, Tensor]:
     """(K,) int64 how often each label comes in the sampled lines, and (K, H, window) what it looks like there."""
     import numpy as np

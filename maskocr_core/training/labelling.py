@@ -19,6 +19,7 @@ from maskocr_core.artifacts import Artifact
 from maskocr_core.config import STEP, Config
 from maskocr_core.data import batches, images, lines
 from maskocr_core.model import codebook, step_features
+from maskocr_core.progress import Progress
 from maskocr_core.training import checkpoint
 
 BATCH = 32
@@ -30,6 +31,18 @@ class Shares:
 
     lines: float
     steps: float
+
+
+class Say:
+    """Progress over shards, for `mapping.over`; says that it is done with the last of `total`."""
+
+    def __init__(self, what: str, total: int):
+        self.progress, self.total, self.done = Progress(what, total=total), total, []
+
+    def __call__(self, name: str, came: dict[str, Any]) -> None:
+        self.done.append(came["lines"])
+        tell = self.progress.done if len(self.done) == self.total else self.progress.update
+        tell(len(self.done), lines=sum(self.done))
 
 
 def features_of(config: Config, encoder_uri: str) -> nn.Module:

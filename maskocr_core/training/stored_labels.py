@@ -27,11 +27,9 @@ from maskocr_core.config import Config, Data
 from maskocr_core.data import batches, lines
 from maskocr_core.model.codebook import Codebook
 from maskocr_core.model.step_features import Contextual
-from maskocr_core.progress import Progress
 from maskocr_core.services import mapping
-from maskocr_core.training import device
+from maskocr_core.training import device, labelling
 
-BATCH = 32
 LABELS = pa.schema(
     [pa.field("line_id", pa.string(), nullable=False), pa.field("labels", pa.list_(pa.int32()), nullable=False)]
 )
@@ -58,22 +56,11 @@ def store(config: Config, artifact: Artifact, selection: Artifact, book: Codeboo
 
     folder: of unfinished work; shards that were labelled before a kill are not labelled again.
     """
-    shards = {
-        lines.part_of(shard): shard
-        for shard in lines.shards(artifact, "unlabeled")
-        if lines.count_selected(artifact, selection, shard)
-    }
+    shards = {lines.part_of(shard): shard for shard in lines.selected_shards(artifact, selection, "unlabeled")}
     calls = {name: (artifact, selection, shard, config, book) for name, shard in shards.items()}
     total = sum(lines.count_selected(artifact, selection, shard) for shard in shards.values())
     print(f"pretrain: labels {total:,} lines once, before training", flush=True)
-    progress, done = Progress("pretrain: labels", total=total), []
-
-    def say(name: str, came: dict[str, Any]) -> None:
-        done.append(came["lines"])
-        tell = progress.done if len(done) == len(calls) else progress.update
-        tell(sum(done))
-
-    made = mapping.over(label, calls, folder / "label-parts", say=say)
+    made = mapping.over(label, calls, folder / "label-parts", say=labelling.Say("pretrain: labels", len(calls)))
     for name in shards:
         artifacts.take_over(folder / "label-parts" / name, folder / "labels", ("unlabeled",))
     artifacts.finish(folder / "labels", kind="labels", config={}, metrics={})
@@ -92,7 +79,7 @@ def label(
             table = lines.selected_of(artifact, selection, shard, batches.Stream.COLUMNS, [group])
             source = batches.Lines(artifact, table, config.data, keep=0)
             found: list[np.ndarray] = [np.empty(0, np.int32)] * len(source)
-            for places, batch in source.in_order(BATCH):
+            for places, batch in source.in_order(labelling.BATCH):
                 labels = book.labels(batch.ink, batch.valid)
                 for place, own, valid in zip(places, labels, batch.valid):
                     found[place] = own[valid].int().numpy()
@@ -120,9 +107,8 @@ class LabelledLines(batches.Lines):
     def __init__(self, artifact: Artifact, table: pa.Table, data: Data, labels: pa.Table):
         super().__init__(artifact, table, data, keep=0)
         places = pc.index_in(table["line_id"], value_set=labels["line_id"].combine_chunks())
-        if (
-            places.null_count
-        ):  # a copy of the line that lies elsewhere was labelled in its stead, and is forgotten since
+        if places.null_count:
+            # A copy of the line that lies elsewhere was labelled in its stead, and is forgotten since.
             raise ValueError(
                 f"line {table['line_id'][places.is_null().index(True).as_py()].as_py()} has no label: lines were "
                 "forgotten while training ran; run pretrain again, which labels what is left"

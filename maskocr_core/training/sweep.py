@@ -41,19 +41,25 @@ def sizes(encoder: Path) -> list[str]:
 def transfer_runs(starts: list[str], config: Config, encoder: Path) -> list[Run]:
     """Training on the transfer lines, in every size, from scratch for `transfer` and pre-trained for `both`."""
     return [
-        Run(
-            f"{start} base",
-            TRANSFER,
-            0,
-            config.sweep.transfer_learning_rate,
-            config.sweep.seeds[0],
-            config.sweep.transfer_steps,
-            encoder=str(encoder) if start == "both" else None,
-            size=size,
-        )
+        transfer_run(start, config, encoder if start == "both" else None, size)
         for start, size in product(starts, sizes(encoder))
         if start in ("transfer", "both")
     ]
+
+
+def transfer_run(start: str, config: Config, encoder: Path | None = None, size: str = "") -> Run:
+    """Training on the transfer lines for one start, from an encoder or from scratch."""
+    settings = config.sweep
+    return Run(
+        f"{start} base",
+        TRANSFER,
+        0,
+        settings.transfer_learning_rate,
+        settings.seeds[0],
+        settings.transfer_steps,
+        encoder=str(encoder) if encoder else None,
+        size=size,
+    )
 
 
 def runs(starts: list[str], config: Config, encoder: Path, recognizers: dict[tuple[str, str], Path]) -> list[Run]:

@@ -11,6 +11,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import ablation, coverage, data_figures, method, results, train_figures
+from benchmarks import comparison as whole
 from maskocr_core import config, recipes
 from maskocr_core.judging.comparison import TITLES
 from maskocr_core.planning import assumptions, plan, table
@@ -101,6 +102,7 @@ BLOCKS = {
     "coverage": coverage.table,
     "ablation": ablation.table,
     "method": method.table,
+    "whole": whole.table,
 }
 COMPUTED = {"plan": planned, "transcript": transcript}
 

@@ -11,6 +11,7 @@ import rendered
 from PIL import Image
 
 from benchmarks import (
+    comparison,
     coverage,
     data,
     data_contenders,
@@ -226,3 +227,43 @@ def test_a_pack_without_unlabelled_lines_gives_those_past_its_budget_without_the
     assert pq.read_table(folder / "val.parquet").to_pylist() == rows
     rendered.parquet(tmp_path / few.name / "unlabeled.parquet", rows)
     assert method.laid_out(few, tmp_path, tmp_path / "home") == tmp_path / few.name
+
+
+def test_the_comparison_of_packs_has_a_column_for_every_budget_and_says_what_labels_were_saved():
+    def cer(value):
+        return {"value": value, "low": value - 0.01, "high": value + 0.01, "documents": 15}
+
+    def pack(name, budgets):
+        minutes = {"pretrain": 20.0, "transfer": 0.0, "finetune": 4.0}
+        saving = {"start": "pretrained", "saved": 450.0, "scratch_labels": 1000.0, "target_cer": 0.05}
+        return {
+            "pack": name,
+            "recipe": "pilot",
+            "changes": ["sweep.steps=750"],
+            "seeds": [0, 1],
+            "lines": 411,
+            "documents": 15,
+            "confidence": 0.95,
+            "data": "d" * 64,
+            "commit": "c" * 40,
+            "candidate": "pretrained",
+            "verdict": {"verdict": "first", "reason": "There is no champion."},
+            "starts": [{"start": "pretrained", "verdict": "better", "cpu_minutes": minutes}],
+            "efficiency": [
+                {"start": "pretrained", "budget": budget, "cer": cer(10 / budget), "by_seed": [9 / budget, 11 / budget]}
+                for budget in budgets
+            ],
+            "curves": [{"saving": None}, {"saving": saving}],
+            "returns": [{"start": "pretrained", "verdict": "go"}],
+        }
+
+    packs = [pack("fraktur_print", (100, 300)), pack("fr_hand", (300, 1000))]
+    table = comparison.table({"command": "python benchmarks/comparison.py", "runs": packs})
+    head, _, first, second, *_ = table.splitlines()
+    assert head.count("test CER with") == 3
+    cells = [cell.strip() for cell in first.split("|")][3:6]
+    assert cells == ["10.0 % [9.0, 11.0]; seeds 9.0 to 11.0", "3.3 % [2.3, 4.3]; seeds 3.0 to 3.7", ""]
+    assert [cell.strip() for cell in second.split("|")][3] == ""
+    assert "pre-trained 450 of 1,000" in table and "pre-trained go" in table
+    found = comparison.figures(packs)
+    assert len(found) == 4 and found["cer_fr_hand_1000_pretrained"]["value"] == 0.01

@@ -1,9 +1,9 @@
 """The comparison on a whole pack, through the pipeline: `python benchmarks/comparison.py [--data FOLDER] [--work FOLDER] [PACK …]`
 
 Four starts, several budgets of labels and several seeds, by `pipelines/pretrain_finetune.yaml` under kfp.local: ingest to
-registration, with MLflow on SQLite in the work folder. The steps that pre-training predicts are described, as in the paper,
-by a recogniser of another domain: that of the transfer lines, which the sweep reuses for its start `transfer`. Runs of
-`method.py` in the same work folder are reused too. A stop loses nothing: the same command goes on.
+registration, with MLflow on SQLite in the work folder. The steps that pre-training predicts are described by a recogniser:
+the one that `transfer` comes to with the smallest budget, which the sweep reuses. Runs of `method.py` in the same work
+folder are reused too. A stop loses nothing: the same command goes on.
 
 Settings were chosen on validation lines, most of them by `ablation.py` and `method.py`; figures are of the test lines.
 Writes the packs that were asked for into `results/comparison.json`, beside those that are there, each with the plots of its
@@ -65,7 +65,7 @@ def travel(name: str, data: Path, home: Path) -> dict[str, Any]:
     road, settings = Road(home), config.load(grid.recipe, grid.overrides)
     lines, transfer = method.laid_out(pack, data, home).absolute(), (data / pack.transfer).absolute()
     road.accept(settings, lines, transfer)
-    describing = road.transfer_recogniser(settings)
+    describing = road.transfer_recogniser(settings, min(settings.sweep.budgets))
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{home / 'mlflow.db'}"
     os.environ["MASKOCR_RUN"] = f"comparison-{name}"
     from maskocr_pipelines import local

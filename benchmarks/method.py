@@ -5,7 +5,8 @@ fine-tune scratch, transfer, pre-trained and both, by one rule for all: the same
 best checkpoint on validation. Two learning rates are tried for each start on the first seed at the smaller budget, and the
 better one on validation is kept for its other runs. On the printed pack the autoregressive decoder is held against CTC; it
 brings no unlabelled lines, so that its labelled ones beyond the budget are taken without their texts. With
-`--set codebook.features=encoder` the recogniser of the transfer lines makes the labels of pre-training. All of it are the
+`--set codebook.features=encoder` a recogniser makes the labels of pre-training: the one that `transfer` comes to with the
+smallest budget, so that no start knows of more labels than transfer and that budget have. All of it are the
 stages of maskocr in a work folder of its own, some at a time, so that a stop loses nothing and nothing is made twice; hours on
 two cores. Every figure is of the validation lines: the test lines are not read.
 
@@ -18,7 +19,7 @@ import argparse
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
@@ -137,8 +138,10 @@ class Comparison:
         self.road = Road(work / pack.name)
         base = settings(*overrides, "sweep.jobs=0")
         self.road.accept(base, laid_out(pack, data, self.road.home), data / pack.transfer)
-        # As in the paper, of an encoder that was trained with labels of another domain: here of the transfer lines alone.
-        describing = self.road.transfer_recogniser(base) if base.codebook.features == "encoder" else None
+        # The paper's recogniser knows another domain alone. One that has seen a few lines of this one is what a user has next,
+        # and describes its steps far better.
+        by_recogniser = base.codebook.features == "encoder"
+        describing = self.road.transfer_recogniser(base, min(self.pack.budgets)) if by_recogniser else None
         self.codebook = self.road.quantize(base, "codebook", describing)
         self.encoder = self.road.pretrain(base, "encoder", self.codebook)
 
@@ -274,6 +277,7 @@ def main() -> None:
     parser.add_argument("packs", nargs="*", default=list(PACKS), help=f"of {', '.join(PACKS)}; all by default")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="where the packs lie")
     parser.add_argument("--work", type=Path, default=ROOT / "work" / "method", help="where the stages work")
+    parser.add_argument("--budgets", type=int, nargs="+", help="of labels; those of the pack by default")
     parser.add_argument("--jobs", type=int, default=2, help="fine-tunings at a time, one thread each (default: 2)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="other than the recipe"
@@ -282,9 +286,8 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     done = {run["pack"]: run for run in results.earlier("method")["runs"]}
     for name in arguments.packs:
-        compared = Comparison(
-            PACKS[name], arguments.data.absolute(), arguments.work.absolute(), arguments.jobs, arguments.set
-        )
+        pack = replace(PACKS[name], budgets=tuple(arguments.budgets or PACKS[name].budgets))
+        compared = Comparison(pack, arguments.data.absolute(), arguments.work.absolute(), arguments.jobs, arguments.set)
         rows = compared.rows()
         source = compared.validation()
         done[name] = {

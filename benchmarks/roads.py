@@ -13,6 +13,7 @@ from maskocr_core.config import Config
 from maskocr_core.data.batches import Lines
 from maskocr_core.data.lines import selected
 from maskocr_core.training import sweep
+from maskocr_core.training.finetuning import Run
 
 
 class Road:
@@ -41,11 +42,18 @@ class Road:
         stages.get("pretrain")(config, **self._accepted, codebook=codebook, encoder_out=out)
         return out
 
-    def transfer_recogniser(self, config: Config) -> Path:
-        """The recogniser of the transfer lines alone that the start `transfer` goes on from, made before the sweep, which reuses it."""
+    def transfer_recogniser(self, config: Config, budget: int) -> Path:
+        """What the start `transfer` comes to with a budget of labels, by the first learning rate and seed; a sweep reuses it."""
+        settings = config.sweep
+        base = self._carried_out(sweep.transfer_run("transfer", config), config)
+        rate, seed = settings.learning_rates[0], settings.seeds[0]
+        return self._carried_out(
+            Run("transfer", sweep.TARGET, budget, rate, seed, settings.steps, recognizer=str(base)), config
+        )
+
+    def _carried_out(self, run: Run, config: Config) -> Path:
         code, home = stages.code_version("finetune"), artifacts.work_folder() / "runs"
         lines, selection = self._accepted.values()
-        run = sweep.transfer_run("transfer", config)
         sweep.carry_out([run], config, lines, selection, home, code)
         return home / run.key(config, Artifact(lines), Artifact(selection), code) / "all"
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -181,3 +182,44 @@ def test_a_line_that_comes_twice_on_a_page_is_listed_once_more_and_kept_once(tmp
     assert [row["reason"] for row in packing.refused(tmp_path.parent, [tmp_path.name])] == [
         f"the same image as another line of page {rows[0]['page']}"
     ]
+
+
+def test_a_unit_of_more_lines_than_a_shard_has_several_of_which_none_is_longer(tmp_path):
+    rendered.parquet(tmp_path / "data/a.parquet", rendered.rows(documents=4, lines=20, split="unlabeled"))
+    data = DATA.model_copy(update={"shard_lines": 32})
+    (unit,) = readers.plan(str(tmp_path / "data"), data)
+    assert packing.pack(unit, data, "", tmp_path / "part")["unlabeled"] == 80
+    tables = [pq.read_table(path) for path in (tmp_path / "part").rglob("*.parquet")]
+    assert sorted(table.num_rows for table in tables) == [16, 32, 32]
+    assert side_tables.load(tmp_path / "part/copies.arrow").num_rows == 80
+    packing.join([tmp_path / "part"], tmp_path / "out")
+    documents = pq.read_table(tmp_path / "out/documents.parquet").to_pylist()
+    assert [row["lines"] for row in documents] == [20] * 4
+
+
+_PACKED = """
+import json, resource, sys
+from pathlib import Path
+from maskocr_core import config
+from maskocr_core.data import packing, readers
+folder, data = Path(sys.argv[1]), config.load("smoke").data.model_copy(update={"shard_lines": 4096})
+packing.SHARD_BYTES = 16 << 20
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+small, giant = (readers.plan(str(folder / name), data)[0] for name in ("small", "giant"))
+packing.pack(small, data, "", folder / "part-small")
+before = peak()
+counts = packing.pack(giant, data, "", folder / "part-giant")
+print(json.dumps([counts, peak() - before]))
+"""
+
+
+def test_one_giant_row_group_is_packed_in_bounded_memory(tmp_path):
+    (row,) = rendered.rows(documents=1, lines=1, split="unlabeled")
+    noise = np.random.default_rng(0).bytes(200_000)  # behind the image, where no decoder looks
+    rows = [row | {"image": row["image"] + number.to_bytes(4) + noise} for number in range(1200)]
+    for name, some in (("small", rows[:200]), ("giant", rows)):
+        rendered.parquet(tmp_path / f"{name}/a.parquet", some)
+    command = [sys.executable, "-c", _PACKED, str(tmp_path)]
+    counts, grown = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert counts["unlabeled"] == 1200
+    assert grown < 80, f"{grown} MiB for a row group of 240 MB"

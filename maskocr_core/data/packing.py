@@ -1,4 +1,4 @@
-"""From units of raw data to shards: one shard a split and unit, and what the units say together of copies and documents."""
+"""From units of raw data to shards: one shard a split and unit, of a large unit several, and what the units say together of copies and documents."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from maskocr_core.data import lines, readers, side_tables, tombstones
 
 REFUSED = pa.schema([("item", pa.string()), ("reason", pa.string())])
 COPIES = pa.schema([field for field in lines.DUPLICATES if field.name != "rank"])  # one row a line, sorted by line id
+SHARD_BYTES = 128 << 20  # of images that wait to be written; a line has some 4 KB, one of a hostile file up to 8 MB
 AT_ONCE = 1 << 18  # lines, about, among which copies are sought at a time: some 100 MB
 
 
@@ -30,27 +31,73 @@ def pack(unit: readers.Unit, data: Data, prefix: str, part: Path) -> dict[str, i
     split is none of the schema's (a test line of a transfer source) is counted as `unused`. Returns counts, those of
     splits among them.
     """
-    splits, refused, unused = _by_split(unit, data, prefix)
-    counts = Counter(refused=len(refused), unused=unused)
-    hidden = tombstones.load()
-    copies, documents = [COPIES.empty_table()], [lines.DOCUMENTS.empty_table()]
-    for split, rows in sorted(splits.items()):
+    shards, refused, unused = _Shards(unit, data.shard_lines, part), [], 0
+    seen: set[tuple[str, ...]] = set()
+    for row in readers.read(unit, data):
+        if isinstance(row, readers.Refused):
+            refused.append({"item": row.item, "reason": row.reason})
+            continue
+        own = row.pop("split") or readers.split_of(row[f"{data.split_unit}_id"], row["text"] is not None, data)
+        key = tuple(row[name] for name in tombstones.KEY)
+        if prefix + own not in lines.SPLITS:
+            unused += 1
+        elif key in seen:
+            reason = f"the same image as another line of page {row['page_id']}"
+            refused.append({"item": row["line_id"], "reason": reason})
+        else:
+            seen.add(key)
+            shards.add(prefix + own, row)
+    side_tables.save(pa.Table.from_pylist(refused, schema=REFUSED), part / "refused.arrow")
+    return {"refused": len(refused), "unused": unused, **shards.close()}
+
+
+class _Shards:
+    """The shards of one unit. A unit of more lines or bytes than a shard has (one giant row group, many pages) has several.
+
+    No more is held than one shard's lines of each split, and `SHARD_BYTES` of images in all.
+    """
+
+    def __init__(self, unit: readers.Unit, full: int, part: Path):
+        self.unit, self.full, self.part = unit, full, part
+        self.waiting: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        self.bytes, self.counts = 0, Counter(forgotten=0)
+        self.copies, self.documents = [COPIES.empty_table()], [lines.DOCUMENTS.empty_table()]
+        self.hidden = tombstones.load()
+
+    def add(self, split: str, row: dict[str, Any]) -> None:
+        self.waiting[split].append(row)
+        self.bytes += len(row["image"])
+        if self.bytes >= SHARD_BYTES:
+            self._write_all()
+        elif len(self.waiting[split]) == self.full:
+            self._write(split)
+
+    def close(self) -> dict[str, int]:
+        """Write what is left, and what is known of all lines; how many there are, by split, and how many were forgotten."""
+        self._write_all()
+        side_tables.save(pa.concat_tables(self.copies).sort_by("line_id"), self.part / "copies.arrow")
+        side_tables.save(pa.concat_tables(self.documents), self.part / "documents.arrow")
+        return dict(self.counts)
+
+    def _write_all(self) -> None:
+        for split in sorted(self.waiting):
+            self._write(split)
+
+    def _write(self, split: str) -> None:
+        rows = self.waiting.pop(split)
+        self.bytes -= sum(len(row["image"]) for row in rows)
         table = pa.Table.from_pylist(lines.in_order(rows), schema=lines.SCHEMA)
         rows.clear()
         # The list of tombstones holds for raw data too: what is forgotten does not come in again.
-        forgotten = hidden.hides(table)
-        counts["forgotten"] += int(forgotten.sum())
+        forgotten = self.hidden.hides(table)
+        self.counts["forgotten"] += int(forgotten.sum())
         table = table.filter(pa.array(~forgotten))
         if table.num_rows:
-            shard = f"{split}/part-{_digest(unit, table)}.parquet"
-            lines.write(table, part / shard)
-            counts[split] = table.num_rows
-            copies.append(_copies(table, shard))
-            documents.append(_documents(table, split))
-    side_tables.save(pa.concat_tables(copies).sort_by("line_id"), part / "copies.arrow")
-    side_tables.save(pa.concat_tables(documents), part / "documents.arrow")
-    side_tables.save(pa.Table.from_pylist(refused, schema=REFUSED), part / "refused.arrow")
-    return dict(counts)
+            shard = f"{split}/part-{_digest(self.unit, table)}.parquet"
+            lines.write(table, self.part / shard)
+            self.counts[split] += table.num_rows
+            self.copies.append(_copies(table, shard))
+            self.documents.append(_documents(table, split))
 
 
 def join(parts: list[Path], lines_out: Path) -> dict[str, int]:
@@ -76,31 +123,6 @@ def refused(parts: Path, names: Iterable[str]) -> Iterator[dict[str, str]]:
     """What the named parts refused: {"item", "reason"} each."""
     for name in names:
         yield from side_tables.load(parts / name / "refused.arrow").to_pylist()
-
-
-def _by_split(
-    unit: readers.Unit, data: Data, prefix: str
-) -> tuple[dict[str, list[dict[str, Any]]], list[dict[str, str]], int]:
-    """Rows by split, what is refused, and how many lines have no use."""
-    splits: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    refused: list[dict[str, str]] = []
-    seen: set[tuple[str, ...]] = set()
-    unused = 0
-    for row in readers.read(unit, data):
-        if isinstance(row, readers.Refused):
-            refused.append({"item": row.item, "reason": row.reason})
-            continue
-        own = row.pop("split") or readers.split_of(row[f"{data.split_unit}_id"], row["text"] is not None, data)
-        key = tuple(row[name] for name in tombstones.KEY)
-        if prefix + own not in lines.SPLITS:
-            unused += 1
-        elif key in seen:
-            reason = f"the same image as another line of page {row['page_id']}"
-            refused.append({"item": row["line_id"], "reason": reason})
-        else:
-            seen.add(key)
-            splits[prefix + own].append(row)
-    return splits, refused, unused
 
 
 def _digest(unit: readers.Unit, table: pa.Table) -> str:

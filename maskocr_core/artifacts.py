@@ -14,7 +14,7 @@ import platform
 import subprocess
 import time
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,20 @@ class Artifact:
             )
         return content
 
+    def verify(self, name: str) -> None:
+        """Hash a file that is read in parts: once in a process, and again when it is another one by its size or time.
+
+        What lies in a store is not fetched for that: its name there is its digest. Raises ValueError as `read_bytes` does.
+        """
+        entry = self._entry(name)
+        if "uri" not in entry:
+            path = self.folder / name
+            if not path.is_file():
+                raise ValueError(f"{path} is missing; restore it or run its stage again")
+            status = path.stat()
+            if _sha256_of(path, status.st_size, status.st_mtime_ns) != entry["sha256"]:
+                raise ValueError(f"{path} was changed after it was written; restore it or run its stage again")
+
     def read_json(self, name: str) -> Any:
         return json.loads(self.read_bytes(name))
 
@@ -99,6 +113,12 @@ class Artifact:
             if entry["name"] == name:
                 return entry
         raise ValueError(f"{self.folder} holds no {name}; it holds {', '.join(self.names()[:8]) or 'nothing'}")
+
+
+@lru_cache(maxsize=1 << 16)
+def _sha256_of(path: Path, size: int, time_ns: int) -> str:
+    """`sha256` of a file of that size and time."""
+    return sha256(path)
 
 
 def finish(folder: Path, *, kind: str, config: dict[str, Any], metrics: dict[str, float]) -> Artifact:

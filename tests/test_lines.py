@@ -141,6 +141,21 @@ def test_a_flipped_byte_in_a_shard_is_noticed_wherever_its_images_are_read(tmp_p
     assert sum(batch.num_rows for batch in lines.images(artifact, "train")) == 64
 
 
+def test_a_whole_shard_in_the_place_of_another_is_noticed_however_it_is_read(tmp_path):
+    artifact = train(tmp_path / "lines", 30, 30)
+    first, second = (tmp_path / "lines" / shard for shard in lines.shards(artifact, "train"))
+    assert lines.count(artifact, "train") == 60 == lines.index(artifact, "train").num_rows
+    first.write_bytes(second.read_bytes())
+    name = first.relative_to(tmp_path / "lines").as_posix()
+    reads = (lines.index_of, lambda *shard: list(lines.rows_of(*shard)))
+    for read in reads:
+        with pytest.raises(ValueError, match=f"{name} was changed after it was written"):
+            read(artifact, name)
+    first.unlink()
+    with pytest.raises(ValueError, match=f"{name} is missing"):
+        lines.index_of(artifact, name)
+
+
 def test_a_line_without_a_page_cannot_be_written(tmp_path):
     with pytest.raises((ValueError, OSError)):
         written(tmp_path / "lines", ("train/part-0.parquet", [row(0, page_id=None)]))

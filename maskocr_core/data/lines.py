@@ -110,7 +110,11 @@ def write(table: pa.Table, path: Path) -> None:
 
 
 def open_parquet(artifact: Artifact, name: str) -> pq.ParquetFile:
-    """Open one Parquet file of an artifact, checksums verified on every read."""
+    """Open one Parquet file of an artifact: its digest verified, and the checksums of its pages on every read.
+
+    Raises ValueError for one that is not what the manifest says.
+    """
+    artifact.verify(name)
     return pq.ParquetFile(artifact.open(name), page_checksum_verification=True)
 
 

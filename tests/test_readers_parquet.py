@@ -56,6 +56,14 @@ def test_columns_of_all_kinds_come_out_as_they_went_in(tmp_path):
     assert [row["split"] for row in rows] == ["train", "unlabeled", "test"]
 
 
+def test_an_order_that_is_none_is_refused_and_not_lost_in_silence(tmp_path):
+    write(tmp_path / "a.parquet", table(order=["7", "-1", "2.5", "soon", "-3", "4294967296"]))
+    rows, refused = read_all(tmp_path)
+    assert [row["order"] for row in rows] == [7, None]
+    assert [f"a.parquet:{number}" for number in (2, 3, 4, 5)] == list(refused)
+    assert all("is no whole number from 0 on" in reason for reason in refused.values())
+
+
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view()])
 def test_images_of_each_binary_type_are_read(tmp_path, kind):
     images = pa.array([line(1), line(2)]).cast(kind) if kind != pa.binary_view() else pa.array([line(1), line(2)], kind)

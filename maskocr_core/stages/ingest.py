@@ -56,12 +56,13 @@ def ingest(
     read = {split: counts[split] - copies.get(split, 0) for split in lines.SPLITS}
     worst = next((f"; refused: {row['item']}: {row['reason']}" for row in packing.refused(parts, calls)), "")
     _demand(read, counts["refused"], worst, sources)
-    shown = {split: number for split, number in read.items() if number}
+    shown = {name: number for name, number in (*read.items(), ("unused", counts["unused"])) if number}
     progress.done(counts["parts"], lines=sum(read.values()), refused=counts["refused"], **shown)
     return {
         "refused": float(counts["refused"]),
         "copies": float(sum(copies.values())),
         "forgotten": float(counts["forgotten"]),
+        "unused": float(counts["unused"]),
         **{split.replace("-", "_"): float(number) for split, number in read.items()},
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
@@ -62,7 +63,7 @@ def row(
             check_name(name, f"the name of its {what}")
         height, width = images.size(image or b"")
         text = clean(text)
-        until = _date(retain_until)
+        until, place = _date(retain_until), _order(order)
     except ValueError as error:
         return Refused(item, str(error))
     split = "unlabeled" if not text and at.split in ("train", "val", "test") else at.split
@@ -75,7 +76,7 @@ def row(
         "height": height,
         "width": width,
         "text": text if split != "unlabeled" else None,
-        "order": int(order) if isinstance(order, int | float) and 0 <= order < 2**31 else None,
+        "order": place,
         "license": None if license is None else str(license),
         "retain_until": until,
         "split": split,
@@ -114,6 +115,24 @@ def shown(name: str) -> str:
         character if unicodedata.category(character) not in ("Cc", "Cs") else f"\\u{ord(character):04x}"
         for character in name[:MAX_NAME]
     )
+
+
+def _order(value: object) -> int | None:
+    """Place in the nested order of subsets. None, nan, nothing and -1 stand for none."""
+    if value is None or value == "" or value != value:
+        return None
+    try:
+        number = float(str(value))
+    except ValueError:
+        number = math.nan
+    if number == -1:
+        return None
+    if not (0 <= number < 2**31 and number.is_integer()):
+        raise Unreadable(
+            f"order {str(value)[:40]!r} is no whole number from 0 on: mend it, or leave the column out, and subsets "
+            "are nested by a hash"
+        )
+    return int(number)
 
 
 def _date(value: object) -> datetime.date | None:

@@ -82,6 +82,9 @@ PAPER_SIZES = {
     "paper-86m": Model(width=768, depth=12, heads=12),
 }
 PAPER_LINES = 50_000_000  # the paper's number of unlabelled lines
+SHARD_LINES = (
+    1 << 16
+)  # some hundred large objects for so many lines, which is what DVC and S3 like; a worker holds one shard
 PASSES = 2  # how often each is seen: our choice, as nothing is known of the authors' run
 
 
@@ -105,7 +108,7 @@ def paper(size: str) -> Config:
         shares=8,
         checkpoint_every=1000,
     )
-    return _change(base(), size, model=model, pretrain=training)
+    return _change(base(), size, data=Data(shard_lines=SHARD_LINES), model=model, pretrain=training)
 
 
 RECIPES = {function.__name__: function for function in (pilot, laptop, smoke, small, base)} | {

@@ -19,7 +19,7 @@ from maskocr_core.data import lines, readers, side_tables, tombstones
 
 REFUSED = pa.schema([("item", pa.string()), ("reason", pa.string())])
 COPIES = pa.schema([field for field in lines.DUPLICATES if field.name != "rank"])  # one row a line, sorted by line id
-SHARD_BYTES = 128 << 20  # of images that wait to be written; a line has some 4 KB, one of a hostile file up to 8 MB
+SHARD_BYTES = 256 << 20  # of images that wait to be written: the largest shards of honest lines, few of hostile ones
 AT_ONCE = 1 << 18  # lines, about, among which copies are sought at a time: some 100 MB
 
 
@@ -47,8 +47,9 @@ def pack(unit: readers.Unit, data: Data, prefix: str, part: Path) -> dict[str, i
         else:
             seen.add(key)
             shards.add(prefix + own, row)
+    counts = {"refused": len(refused), "unused": unused, **shards.close()}
     side_tables.save(pa.Table.from_pylist(refused, schema=REFUSED), part / "refused.arrow")
-    return {"refused": len(refused), "unused": unused, **shards.close()}
+    return counts
 
 
 class _Shards:

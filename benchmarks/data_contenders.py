@@ -31,7 +31,7 @@ BUCKETED = 512  # lines that a peer sorts by width at a time
 BUFFER = 1000  # lines among which a peer that streams shuffles
 TAR_LINES = 4096
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")
-PAD_TO, STEP, MAX_WIDTH = 64, 8, 2048  # px, as in maskocr_core
+STEP, MAX_WIDTH = 8, 2048  # px, as in maskocr_core
 
 Pixels = np.ndarray  # (height, W) uint8
 Decode = Callable[[bytes], Pixels]
@@ -85,6 +85,7 @@ def batches(lines: Iterable[Pixels]) -> Batches:
 
 def _canvas(lines: list[Pixels]) -> torch.Tensor:
     from maskocr_core.data import images
+    from maskocr_core.data.batches import PAD_TO
 
     width = max(pixels.shape[1] for pixels in lines)
     ink = np.empty((len(lines), 1, lines[0].shape[0], width + -width % PAD_TO), np.float32)

@@ -37,6 +37,10 @@ MOVED: dict[str, tuple[Any, Any]] = {
     "SHRINKAGE": (0.1, 0.4),
     "NEIGHBOURS": (3, 10),
     "GROUP_LINES": (50, 200),
+    "MIN_GROUPS": (2, 6),
+    "KID_LINES": (150, 600),
+    "REFUSE_QUANTILE": (0.995, 0.98),
+    "ALIKE_RATIO": (0.5, 2.0),
     "CONFIDENCE": (0.975, 0.9),
 }
 
@@ -53,14 +57,10 @@ def measure() -> None:
     cases = {name: list(fit_cases.cases(name)) for name in (*fit_cases.TARGETS, *fit_cases.CONTROLS)}
     verdicts = [row for name in cases for row in judged(name, cases[name])]
     small = [row for count in SMALL for name in cases for row in judged(name, cases[name], count=count)]
+    usual = {name: [row for row in verdicts if row["target"] == name] for name in cases}
     moved = [
-        {
-            "threshold": threshold,
-            "side": side,
-            "value": value,
-            "target": name,
-            **tallied(judged(name, cases[name], **{threshold: value})),
-        }
+        {"threshold": threshold, "side": side, "value": value, "target": name}
+        | against(usual[name], judged(name, cases[name], **{threshold: value}))
         for threshold, values in MOVED.items()
         for side, value in zip(("halved", "doubled"), values)
         for name in cases
@@ -117,6 +117,16 @@ def tallied(rows: list[dict[str, Any]]) -> dict[str, str]:
     return {kind: f"{right[kind]}/{total[kind]}" for kind in total}
 
 
+def against(usual: list[dict[str, Any]], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """`tallied`, and each verdict that is another one than usual."""
+    moves = [
+        {"kind": row["kind"], "source": row["source"], "from": before["verdict"], "to": row["verdict"]}
+        for before, row in zip(usual, rows, strict=True)
+        if before["verdict"] != row["verdict"]
+    ]
+    return tallied(rows) | {"moves": moves}
+
+
 def speed() -> dict[str, float]:
     """CPU minutes of one thread for a million lines: describing them (decoding included), and holding them against a target."""
     frame = fit_cases.labelled("fr_hand").head(500)
@@ -149,7 +159,7 @@ def _row(name: str, measured: yardstick.Yardstick, kind: str, source: str, lines
 
 @contextmanager
 def _constants(changed: dict[str, Any]) -> Iterator[None]:
-    modules = {key: likeness if hasattr(likeness, key) else yardstick for key in changed}
+    modules = {key: next(room for room in (likeness, yardstick, fit) if hasattr(room, key)) for key in changed}
     before = {key: getattr(module, key) for key, module in modules.items()}
     try:
         for key, value in changed.items():
@@ -211,13 +221,28 @@ def _sensitivity_table(result: dict[str, Any]) -> str:
         for side, value in zip(("halved", "doubled"), values):
             found = {row["target"]: row for row in run["moved"] if (row["threshold"], row["side"]) == (threshold, side)}
             cells = [_tally(found[name]) for name in names]
-            cells = ["=" if cell == _tally(usual[name]) else cell for cell, name in zip(cells, names)]
+            cells = [
+                "=" if cell == _tally(usual[name]) and not found[name]["moves"] else cell
+                for cell, name in zip(cells, names)
+            ]
             lines.append(f"| {threshold.lower()} | {value:g} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", _made_by(result)])
 
 
+def _moves_table(result: dict[str, Any]) -> str:
+    lines = ["| limit | value | target | verdicts that move |", "|---|---|---|---|"]
+    for row in result["runs"][0]["moved"]:
+        if row["moves"]:
+            moves = "; ".join(f"{one['source']}: {one['from']} → {one['to']}" for one in row["moves"])
+            lines.append(f"| {row['threshold'].lower()} | {row['value']:g} | {row['target']} | {moves} |")
+    return "\n".join([*lines, "", _made_by(result)])
+
+
 def _small_table(result: dict[str, Any]) -> str:
-    lines = ["| target | labelled lines | own | foreign | damaged |", "|---|---|---|---|---|"]
+    lines = [
+        "| target | labelled lines | own | foreign | damaged | weight of foreign lines | noise refused | blanks refused |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     rows = result["runs"][0]["small_targets"]
     for count in SMALL:
         for name in (*fit_cases.TARGETS, *fit_cases.CONTROLS):
@@ -225,6 +250,10 @@ def _small_table(result: dict[str, Any]) -> str:
             cells = [
                 _verdicts([row for row in chosen if row["kind"] == kind]) for kind in ("own", "foreign", "damaged")
             ]
+            weights = [row["weight"] for row in chosen if row["kind"] == "foreign"]
+            cells.append(f"{min(weights):g} to {max(weights):g}")
+            refused = {row["source"]: row["refused"] for row in chosen if row["kind"] == "damaged"}
+            cells += [f"{100 * refused[damage]:.0f} %" for damage in ("noise", "blank")]
             lines.append(f"| {name} | {count} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", _made_by(result)])
 
@@ -259,7 +288,13 @@ def _made_by(result: dict[str, Any]) -> str:
     return f"Made by `{result['command']}` on {result['cpu']}."
 
 
-BLOCKS = {"verdicts": _verdict_table, "sensitivity": _sensitivity_table, "small": _small_table, "cost": _cost}
+BLOCKS = {
+    "verdicts": _verdict_table,
+    "sensitivity": _sensitivity_table,
+    "moves": _moves_table,
+    "small": _small_table,
+    "cost": _cost,
+}
 
 if __name__ == "__main__":
     main()

@@ -25,6 +25,7 @@ from maskocr_core.services import versions
 
 pytestmark = pytest.mark.services
 COPYBOOK = "rendered/test/copybook"
+ROOT = ("--pipeline-root", "s3://other-bucket/pipelines")
 
 
 def raw_lines(folder: Path) -> Path:
@@ -94,6 +95,9 @@ def world(tmp_path_factory):
         commit = version_the_data(root / "work/data", raw)  # its stages are made already
         settle(settings | {"MASKOCR_WORK": str(root / "work/stored/stages")}, root, patch)
         run_stage("ingest", smoke, raw, root / "work/stored")
+        for path in sorted(path for path in published.rglob("*") if path.is_file()):
+            key = f"pipelines/run/{path.relative_to(published).as_posix()}"
+            server.client().put_object(Bucket="other-bucket", Key=key, Body=path.read_bytes())
         yield {
             "root": root,
             "server": server,
@@ -124,6 +128,7 @@ def everywhere(world) -> dict[str, list[tuple[str, bytes]]]:
         "cache": list(seeking.in_folder(root / "work/data/.dvc/cache")),
         "remote": list(seeking.in_bucket(client, "other-bucket", "dvc/")),
         "store": list(seeking.in_bucket(client, "lines-bucket")),
+        "pipeline root": list(seeking.in_bucket(client, "other-bucket", "pipelines/")),
         "MLflow": [
             *seeking.in_folder(root / "work/mlartifacts"),
             ("mlflow.db", (root / "work/mlflow.db").read_bytes()),
@@ -198,7 +203,7 @@ def test_a_document_is_found_everywhere_before_and_nowhere_after_it_was_forgotte
     document = shown_document(published)
     wanted = sought(world, document)
     before = search(world, wanted)
-    for place in ("work folder", "pipeline folder", "workspace", "cache", "remote", "store", "MLflow"):
+    for place in ("work folder", "pipeline folder", "workspace", "cache", "remote", "store", "pipeline root", "MLflow"):
         kinds = set().union(*before[place].values())
         assert kinds >= {"id", "text", "picture"}, (place, kinds)
         assert ("bytes" in kinds) == (place != "MLflow"), place  # which has no shards
@@ -211,7 +216,7 @@ def test_a_document_is_found_everywhere_before_and_nowhere_after_it_was_forgotte
         content for key, content in everywhere(world)["remote"] if key in before["remote"] and content[:4] == b"PAR1"
     )
 
-    arguments = ("--document", document, "--reason", "asked by letter", "--work", "work")
+    arguments = ("--document", document, "--reason", "asked by letter", "--work", "work", *ROOT)
     dry = forget(*arguments, "--dry-run")
     assert dry.returncode == 0 and "nothing was changed (--dry-run)" in dry.stdout, dry.stderr
     assert search(world, wanted).keys() == before.keys()
@@ -281,7 +286,7 @@ def test_models_that_saw_the_document_are_tagged_and_show_no_line(world):
     saw = next(said for model, number, said in logged.versions() if (model, number) == ("maskocr", "1"))
     # The document's own lines were test lines and one that is quarantined: no model was trained on them.
     assert saw["complete"] and "saw_forgotten" not in version.tags and "MLflow model" not in transcript
-    done = forget("--document", "rendered/train/document-03", "--reason", "asked by letter", "--work", "work")
+    done = forget("--document", "rendered/train/document-03", "--reason", "asked by letter", "--work", "work", *ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     tag = client.get_model_version("maskocr", "1").tags["saw_forgotten"]
     assert tag.endswith(": lines of 1 document")

@@ -29,6 +29,10 @@ def forget(
     repository: Annotated[
         list[Path] | None, typer.Option(help="DVC repository outside those folders. May be given again.")
     ] = None,
+    pipeline_root: Annotated[
+        list[str] | None,
+        typer.Option(help="s3://bucket/prefix where Kubeflow keeps the artifacts of its runs. May be given again."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be touched, and change nothing.")] = False,
     even_if_unknown: Annotated[
         bool, typer.Option("--even-if-unknown", help="Keep it out of data to come, though no line of it is here.")
@@ -40,7 +44,7 @@ def forget(
 
     folder = stages.work_folder()
     asked = erasure.Asked(reason, document, source, erasure.day(today) if expired else None, listed)
-    places = Places.of([folder, *(work or [Path("work")])], repository or [])
+    places = Places.of([folder, *(work or [Path("work")])], repository or [], pipeline_root or [])
     if (
         not erasure.forget(
             asked,

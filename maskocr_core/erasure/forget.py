@@ -149,6 +149,7 @@ def _erase(doomed: Doomed, found: Places, told: Transcript) -> None:
     for kept in found.pasts:
         _versions(kept, doomed, told)
     _store(doomed, told)
+    _roots(doomed, found, told)
     with places.databases(found.folders) as databases:
         for _ in databases:
             if logged.is_there():
@@ -214,6 +215,33 @@ def _store(doomed: Doomed, told: Transcript) -> None:
                 told.did("objects", f"object erased: {uri}")
                 if told.act:
                     storage.erase(uri)
+
+
+def _roots(doomed: Doomed, found: Places, told: Transcript) -> None:
+    """Whole objects go: what a finished run left for people to look at is read by no later stage."""
+    from maskocr_core.erasure import redact
+
+    files = list(found.in_roots())
+    shown = _shown([file for file in files if file.name.rpartition("/")[2] == redact.SHOWN])
+    for file in files:
+        if file.size > places.LARGE and not file.name.endswith((".parquet", *redact.WEIGHTS)):
+            told.did("objects left", f"LEFT: {file.uri} is too large to be searched")
+            continue
+        with storage.open_input(file.uri) as opened:
+            if redact.holds(file.name, opened, doomed, shown.get(file.uri, ())):
+                told.did("objects", f"object erased: {file.uri}")
+                if told.act:
+                    storage.erase(file.uri)
+
+
+def _shown(lists: list[storage.File]) -> dict[str, tuple[str, ...]]:
+    """By URI, the ids of the lines that a page shows, from the lists beside the pages."""
+    found = {}
+    for file in lists:
+        with storage.open_input(file.uri) as opened:
+            ids = json.loads(bytes(opened.read()))
+        found |= {f"{file.uri.rpartition('/')[0]}/{page}": tuple(shown) for page, shown in ids.items()}
+    return found
 
 
 def _tracking(doomed: Doomed, told: Transcript) -> None:

@@ -22,22 +22,28 @@ LARGE = 256 << 20  # bytes: a file beyond is not searched unless it is Parquet
 
 @dataclass(frozen=True)
 class Places:
-    """Folders and DVC repositories, absolute and none inside another."""
+    """Folders and DVC repositories, absolute and none inside another; prefixes of a store that pipelines write to."""
 
     folders: tuple[Path, ...]
     repositories: tuple[Path, ...]
+    roots: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, folders: list[Path], repositories: list[Path]) -> Places:
-        """Those given that exist; repositories below the folders are found. Raises ValueError for one that is no repository."""
+    def of(cls, folders: list[Path], repositories: list[Path], roots: list[str] = ()) -> Places:
+        """Those given that exist; repositories below the folders are found.
+
+        Raises ValueError for one that is no repository, and for a root with nothing in it.
+        """
+        for root in roots:
+            storage.files(root)
         for folder in repositories:
             if not (folder / ".dvc").is_dir() or not (folder / ".git").exists():
                 raise ValueError(f"{folder} is no git and DVC repository: give the folder that holds .git and .dvc")
-        roots = {folder.resolve() for folder in folders if folder.is_dir()}
-        inside = {place.parent.resolve() for root in roots for place in root.rglob(".dvc") if place.is_dir()}
+        there = {folder.resolve() for folder in folders if folder.is_dir()}
+        inside = {place.parent.resolve() for folder in there for place in folder.rglob(".dvc") if place.is_dir()}
         found = {folder.resolve() for folder in repositories} | {one for one in inside if (one / ".git").exists()}
-        tops = [root for root in roots | found if not any(other in root.parents for other in roots | found)]
-        return cls(tuple(sorted(tops)), tuple(sorted(found)))
+        tops = [folder for folder in there | found if not any(other in folder.parents for other in there | found)]
+        return cls(tuple(sorted(tops)), tuple(sorted(found)), tuple(roots))
 
     @property
     def artifacts(self) -> list[Artifact]:
@@ -54,10 +60,15 @@ class Places:
             yield from repack.shards(artifact)
         for kept in self.pasts:
             yield from past.shards(kept)
-        for uri in stored():
+        for uri in [*stored(), *(file.uri for file in self.in_roots() if file.name.endswith(".parquet"))]:
             opened = partial(storage.open_input, uri)
             if is_shard(pq.ParquetFile(opened()).schema_arrow):
                 yield Shard(uri, uri, opened)
+
+    def in_roots(self) -> Iterator[storage.File]:
+        """Every object below the roots."""
+        for root in self.roots:
+            yield from storage.files(root, some=False)
 
     def still_holding(self, doomed: Doomed) -> Iterator[tuple[Path, str]]:
         """Files of whatever kind that hold what is to be erased, or may (too large to be searched, unreadable)."""

@@ -22,6 +22,7 @@ MIN_LINES = 30  # lines of a source below which it is not judged
 RESAMPLES = 1000
 INTERVAL_LINES = 1000  # of source and target each, from which the interval of KID is taken
 MIN_WEIGHT = 0.1  # what is worth keeping is drawn at least in every tenth epoch
+ALIKE_RATIO = 1.0  # of KID: a source within the target's own spread, which coverage may then not contradict
 UNDECIDED_WEIGHT = 0.5  # nothing speaks against such a source and nothing for it
 
 
@@ -110,7 +111,7 @@ def _decide(
     if near and covered:
         return "accept", 1.0, tuple(reasons)
     # Within what the target's own documents do (1) and yet in no place of theirs; or the other way round.
-    if ratio <= 1 and uncovered or far and covered:
+    if ratio <= ALIKE_RATIO and uncovered or far and covered:
         more = _documents_for(GROUP_LINES, yardstick, 1)
         reasons.append(f"The two disagree: label {_plural(more, 'more document')}, best of this source.")
         return "undecided", UNDECIDED_WEIGHT, tuple(reasons)

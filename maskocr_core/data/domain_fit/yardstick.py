@@ -25,6 +25,7 @@ NEIGHBOURS = 5  # target lines that must lie near a line to cover it: a single o
 GROUP_LINES = 100  # target lines in a group of documents; the KID of fewer is noise
 MIN_GROUPS = 3  # of two documents each is foreign to the other, and then so is every true source
 KID_LINES = 300  # at most, in one draw
+REFUSE_QUANTILE = 0.99  # of left-out labelled lines: the odd ones among them are no measure of what to refuse
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def calibrate(target: Lines, thresholds: Thresholds, seed: int = 0) -> Yardstick
     radius = float(np.quantile(distances, thresholds.radius_quantile))
     # Few lines are nearer to one another than to the next one, whatever it is: they may refuse but what is far off.
     factor = thresholds.refuse_radius ** (1 if count >= MIN_GROUPS else 2)
-    refusal = max(radius, factor * float(np.quantile(distances, 0.99)))
+    refusal = max(radius, factor * float(np.quantile(distances, REFUSE_QUANTILE)))
     between, groups, size = None, [], 0
     if count >= MIN_GROUPS:
         size = min(KID_LINES, int(np.bincount(group).min()))

@@ -182,7 +182,7 @@ class Comparison:
         source, gate = self.validation(), settings().gate
         against = comparison.Test(source.texts, source.documents, gate.confidence, gate.min_documents)
         rows, _ = comparison.compare(against, read, "scratch", None)
-        scratch = next(row for row in read if row.start == "scratch")
+        references = {row.start: row for row in read if row.start in ("scratch", "transfer")}
         for row, readings in zip(rows, read):
             runs = [run for run in made[row["start"]]["runs"] if run["chosen"]]
             row["learning_rate"] = runs[0]["learning_rate"]
@@ -191,9 +191,11 @@ class Comparison:
             }
             row["curves"] = [run["curve"] for run in runs]
             row["cpu_minutes"] = sum(run["cpu_seconds"] for run in runs) / len(runs) / 60
-            if readings is not scratch:
-                row["difference"] = asdict(against.difference(readings.by_mark["all"], scratch.by_mark["all"]))
-                row["lower_than_scratch"] = 1 - row["cer"]["all"]["value"] / rows[0]["cer"]["all"]["value"]
+            row["differences"] = {
+                name: asdict(against.difference(readings.by_mark["all"], reference.by_mark["all"]))
+                for name, reference in references.items()
+                if reference is not readings
+            }
         return rows
 
     def validation(self) -> Lines:
@@ -209,38 +211,47 @@ class Comparison:
 
 
 def figures(packs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """How much lower than scratch each start is, with the spread over seeds; the goals of pre-training alone."""
+    """How much lower than scratch each start is, with the spread over seeds, and how pre-training stands to transfer."""
     goals = {("fr_hand", 300): 0.25, ("fr_hand", 1000): 0.20, ("medieval_hand", 1000): 0.20}
     found = {}
     for name, pack in packs.items():
-        scratch = {(row["budget"], row["decoder"]): row for row in pack["rows"] if row["start"] == "scratch"}
+        by_seed = {(row["start"], row["budget"], row["decoder"]): row["by_seed"]["all"] for row in pack["rows"]}
         for row in pack["rows"]:
-            base = scratch[row["budget"], row["decoder"]]["by_seed"]["all"]
+            kind = row["budget"], row["decoder"]
+            base, own = by_seed["scratch", *kind], row["by_seed"]["all"]
             key = f"{name}_{row['budget']}_{row['start']}" + ("" if row["decoder"] == "ctc" else f"_{row['decoder']}")
             found[f"cer_{key}"] = {
                 "value": row["cer"]["all"]["value"],
                 "unit": "CER on the validation lines, mean over seeds",
                 "goal": None,
                 "better": "lower",
-                "spread": [min(row["by_seed"]["all"]), max(row["by_seed"]["all"])],
+                "spread": [min(own), max(own)],
             }
             if row["start"] != "scratch":
-                shares = [1 - own / other for own, other in zip(row["by_seed"]["all"], base)]
-                found[f"lower_than_scratch_{key}"] = {
-                    "value": row["lower_than_scratch"],
-                    "unit": "share of the CER of scratch",
-                    "goal": goals.get((name, row["budget"])) if row["start"] == "pretrained" else None,
-                    "better": "higher",
-                    "spread": [min(shares), max(shares)],
-                }
+                goal = goals.get((name, row["budget"])) if row["start"] == "pretrained" else None
+                found[f"lower_than_scratch_{key}"] = _lower(own, base, "scratch", goal)
+            if row["start"] in ("pretrained", "both") and ("transfer", *kind) in by_seed:
+                found[f"lower_than_transfer_{key}"] = _lower(own, by_seed["transfer", *kind], "transfer", 0.0)
     return found
 
 
+def _lower(own: list[float], other: list[float], than: str, goal: float | None) -> dict[str, Any]:
+    """How much lower the mean over seeds is, as a share, and each seed for itself."""
+    shares = [1 - one / another for one, another in zip(own, other, strict=True)]
+    return {
+        "value": 1 - sum(own) / sum(other),
+        "unit": f"share of the CER of {than}",
+        "goal": goal,
+        "better": "higher",
+        "spread": [min(shares), max(shares)],
+    }
+
+
 def table(result: dict[str, Any]) -> str:
-    """A row a pack, budget, decoder and start: CER on validation along fine-tuning, and against scratch."""
+    """A row a pack, budget, decoder and start: CER on validation along fine-tuning, and against scratch and transfer."""
     lines = [
-        "| lines | labels | start | validation CER after ¼ of the steps | after ½ | after all | lower than scratch | goal | CPU minutes of fine-tuning |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| lines | labels | start | learning rate | validation CER after ¼ of the steps | after ½ | after all | lower than scratch | goal | points to transfer [95 %] | CPU minutes of fine-tuning |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for run in result["runs"]:
         for row in run["rows"]:
@@ -250,15 +261,17 @@ def table(result: dict[str, Any]) -> str:
                 run["pack"],
                 f"{row['budget']:,}",
                 TITLES[row["start"]] + ("" if row["decoder"] == "ctc" else f", {row['decoder']}"),
+                f"{row['learning_rate']:g}",
                 *(results.percent(row["by_seed"][mark]) for mark in ("quarter", "half", "all")),
                 _share(lower) if lower else "",
                 f"{100 * lower['goal']:.0f} %" if lower and lower["goal"] else "",
+                _points(row["differences"].get("transfer")),
                 f"{row['cpu_minutes']:.0f}",
             ]
             lines.append(f"| {' | '.join(cells)} |")
     said = [
         f"{run['pack']}: {run['lines']:,} validation lines of {run['documents']} documents, data `{run['data'][:12]}`, pre-training "
-        f"{run['pretraining']['metrics']['cpu_minutes']:.0f} CPU minutes, fine-tuning on {run['fine_tuned_on']}, commit "
+        f"{run['pretraining']['metrics']['cpu_minutes']:.0f} CPU minutes{_along(run['pretraining']['along'])}, fine-tuning on {run['fine_tuned_on']}, commit "
         f"`{run['commit'][:7]}`" + (f" with {', '.join(run['changes'])}" if run["changes"] else "")
         for run in result["runs"]
     ]
@@ -266,6 +279,22 @@ def table(result: dict[str, Any]) -> str:
         "\n".join(lines)
         + f"\n\n`{result['command']}`: mean and [least, most] of {len(result['seeds'])} seeds. {'; '.join(said)}."
     )
+
+
+def _along(looks: list[dict[str, float]]) -> str:
+    """How pre-training went: labels guessed at its end, and what a linear layer read on the frozen encoder, from first to last."""
+    guessed = [look["masked_accuracy"] for look in looks if "masked_accuracy" in look]
+    probed = [look["probe_cer"] for look in looks if "probe_cer" in look]
+    said = f" ({100 * guessed[-1]:.0f} % of hidden labels guessed at its end" if guessed else ""
+    if said and probed:
+        said += f"; CER of a linear probe of the frozen encoder {100 * probed[0]:.0f} to {100 * probed[-1]:.0f} %"
+    return said + ")" if said else ""
+
+
+def _points(difference: dict[str, Any] | None) -> str:
+    if difference is None:
+        return ""
+    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * difference[name] for name in ("value", "low", "high")))
 
 
 def _share(figure: dict[str, Any]) -> str:

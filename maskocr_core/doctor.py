@@ -72,7 +72,7 @@ def _torch() -> str:
     import torch
 
     gpus = torch.cuda.device_count()
-    return f"{torch.__version__}, {f'{gpus} GPU(s), not used in this version' if gpus else 'no GPU; training runs on processors only in this version'}"
+    return f"{torch.__version__}, {f'{gpus} GPU(s)' if gpus else 'no GPU: training runs on processors'}"
 
 
 def _ray() -> str:

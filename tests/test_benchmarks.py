@@ -229,6 +229,46 @@ def test_a_pack_without_unlabelled_lines_gives_those_past_its_budget_without_the
     assert method.laid_out(few, tmp_path, tmp_path / "home") == tmp_path / few.name
 
 
+def test_the_method_is_held_against_scratch_and_transfer_seed_by_seed():
+    def row(start, *cers, budget=300):
+        marks = dict.fromkeys(("quarter", "half", "all"), list(cers))
+        difference = {"value": sum(cers) / 2 - 0.38, "low": -0.01, "high": 0.02}
+        return {
+            "start": start,
+            "budget": budget,
+            "decoder": "ctc",
+            "learning_rate": 0.002,
+            "cer": {"all": {"value": sum(cers) / 2}},
+            "by_seed": marks,
+            "cpu_minutes": 14.0,
+            "differences": {} if start == "transfer" else {"transfer": difference},
+        }
+
+    rows = [row("scratch", 0.5, 0.6), row("transfer", 0.4, 0.36), row("pretrained", 0.4, 0.45), row("both", 0.3, 0.36)]
+    along = [{"step": 1, "probe_cer": 0.9}, {"step": 9, "probe_cer": 0.5, "masked_accuracy": 0.12}]
+    run = {
+        "pack": "fr_hand",
+        "commit": "c" * 40,
+        "changes": [],
+        "fine_tuned_on": "CPU",
+        "rows": rows,
+        "pretraining": {"metrics": {"cpu_minutes": 40.0}, "along": along},
+        "lines": 952,
+        "documents": 4,
+        "data": "d" * 64,
+    }
+    found = method.figures({"fr_hand": run})
+    ours = found["lower_than_scratch_fr_hand_300_pretrained"]
+    assert ours["value"] == pytest.approx(1 - 0.85 / 1.1) and ours["spread"] == pytest.approx([0.2, 0.25])
+    assert ours["goal"] == 0.25 and found["lower_than_scratch_fr_hand_300_both"]["goal"] is None
+    theirs = found["lower_than_transfer_fr_hand_300_pretrained"]
+    assert theirs["value"] == pytest.approx(1 - 0.85 / 0.76) and theirs["goal"] == 0.0
+    assert "lower_than_transfer_fr_hand_300_scratch" not in found
+    table = method.table({"runs": [run], "figures": found, "seeds": [0, 1], "command": "python benchmarks/method.py"})
+    assert "| 23 % [20, 25] | 25 % | +4.5 [-1.0, +2.0] | 14 |" in table
+    assert "12 % of hidden labels guessed at its end; CER of a linear probe of the frozen encoder 90 to 50 %" in table
+
+
 def test_the_comparison_of_packs_has_a_column_for_every_budget_and_says_what_labels_were_saved():
     def cer(value):
         return {"value": value, "low": value - 0.01, "high": value + 0.01, "documents": 15}

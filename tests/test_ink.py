@@ -52,3 +52,22 @@ def test_ink_can_be_written_into_a_part_of_a_batch():
     images.inked(line(200, 20), "levelled", batch[1, 0, :, :200])
     assert np.array_equal(batch[1, 0, :, :200], images.inked(line(200, 20), "levelled"))
     assert (batch[0] == 7).all() and (batch[1, 0, :, 200:] == 7).all()
+
+
+def test_an_augmented_line_is_another_one_as_its_random_numbers_say_and_still_the_line():
+    line = np.full((48, 400), 230, np.uint8)
+    for first in range(40, 360, 16):
+        line[18:30, first : first + 6] = 20
+    made = [images.augment(line, np.random.default_rng(seed)) for seed in range(40)]
+    again = [images.augment(line, np.random.default_rng(seed)) for seed in range(40)]
+    assert all(np.array_equal(one, other) for one, other in zip(made, again))
+    assert len({one.tobytes() for one in made}) == 40
+    widths = [one.shape[1] for one in made]
+    assert min(widths) >= 0.92 * 400 - 1 and max(widths) <= 1.08 * 400 + 1 and max(widths) - min(widths) > 30
+    for one in made:
+        assert one.dtype == np.uint8 and one.shape[0] == 48
+        dark = one < 128
+        rows = np.flatnonzero(dark.any(1))
+        # It moves up or down by 1.5 px, and a pen is as much as 1 px thicker.
+        assert 18 - 3 <= rows[0] and rows[-1] < 30 + 3
+        assert 0.5 < dark.mean() / (line < 128).mean() < 2.5

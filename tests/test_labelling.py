@@ -7,7 +7,7 @@ import packed
 import pytest
 import torch
 
-from maskocr_core import config, stages
+from maskocr_core import artifacts, config, stages
 from maskocr_core.artifacts import Artifact
 from maskocr_core.data import lines
 from maskocr_core.model import codebook
@@ -88,6 +88,22 @@ def test_the_counts_of_all_shards_are_those_of_the_labels(packs, tmp_path):
     assert sizes.tolist() == np.bincount(labels, minlength=8).tolist()
     around = [windows(batch.ink, settings.window)[batch.valid].numpy() for _, batch in source.in_order(5)]
     assert ink[3].ravel() == pytest.approx(np.concatenate(around)[labels == 3].sum(0), rel=1e-4)
+
+
+def test_without_an_accepted_line_quantize_and_pretrain_say_so_at_once(packs, tmp_path):
+    nothing = tmp_path / "selection"
+    made_of, chosen = (artifact.folder for artifact in packs)
+    for name in packs[1].names(suffix=".parquet"):
+        lines.write(lines.SELECTION.empty_table(), nothing / name)
+    artifacts.finish(nothing, kind="selection", config={}, metrics={})
+    inputs = {"lines": made_of, "selection": nothing}
+    book = packed.quantized(tmp_path / "book", (made_of, chosen), CONFIG)
+    for name, more in (
+        ("quantize", {"codebook_out": tmp_path / "q"}),
+        ("pretrain", {"encoder_out": tmp_path / "p", "codebook": book}),
+    ):
+        with pytest.raises(ValueError, match="admits no unlabelled line of .* see the verdicts of fit"):
+            stages.get(name)(CONFIG, **inputs, **more)
 
 
 def test_relative_paths_are_found_from_another_folder_too(packs, tmp_path, monkeypatch):

@@ -82,14 +82,15 @@ def test_full_probability_masks_every_step_and_none_masks_none():
     assert not masking.sample(valid, 0.0, 2).any()
 
 
+@pytest.mark.parametrize("hides", [masking.hide, masking.blank])
 @pytest.mark.parametrize("height", [32, 40])
 @pytest.mark.parametrize("span", [1, 2])
-def test_a_step_is_masked_if_and_only_if_exactly_its_columns_changed(height, span):
+def test_a_step_is_masked_if_and_only_if_exactly_its_columns_changed(height, span, hides):
     torch.manual_seed(0)
     # No pixel of these lines has a value that the tile has at its place, so that each hidden pixel is a changed one.
     ink = torch.randint(0, 255, (6, 1, height, 30 * STEP)).float() / 255 + 2
     mask = masking.sample(valid_steps(30, 22, 7, 30, 1, 15), 0.4, span)
-    changed = (masking.hide(ink, mask) != ink)[:, 0].unflatten(2, (-1, STEP))  # (B, H, L, 8)
+    changed = (hides(ink, mask) != ink)[:, 0].unflatten(2, (-1, STEP))  # (B, H, L, 8)
     assert torch.equal(changed.any(1).any(-1), mask)
     assert torch.equal(changed.all(1).all(-1), mask)
 

@@ -144,6 +144,20 @@ def test_an_empty_set_of_steps_counts_nothing(batch, probability, empty, hide):
     assert all(torch.isfinite(weights.grad).all() for weights in objective.parameters())
 
 
+@every_way
+def test_the_masked_labels_of_three_lines_are_learnt_by_heart(batch, hide):
+    objective = masked_labels(hide=hide).train()
+    optimizer = torch.optim.Adam(objective.parameters(), 3e-3)
+    for _ in range(300):
+        optimizer.zero_grad()
+        loss, figures = objective(batch, 0.5)
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        guessed = [float(objective(batch, 0.5)[1]["masked_accuracy"]) for _ in range(10)]
+    assert np.mean(guessed) > 0.75  # a tenth by chance
+
+
 def test_without_a_weight_visible_steps_teach_nothing(batch):
     loss, figures = masked_labels(visible_weight=0.0)(batch, 0.5)
     assert loss == figures["masked_loss"] and figures["visible_loss"] > 0

@@ -63,8 +63,17 @@ def test_the_data_version_that_a_run_used_and_its_report_are_on_the_parent(track
 
 
 def test_training_logs_its_progress_on_the_parent(tracked, registration):
-    history = tracked.get_metric_history(registration["parent_run"], "pretrain/masked_loss")
-    assert [point.step for point in history] == [8]
+    said = (
+        "masked_loss",
+        "visible_loss",
+        "masked_accuracy",
+        "masking_probability",
+        "learning_rate",
+        "lines_per_second",
+    )
+    for name in (*said, "padding", "data_wait"):
+        history = tracked.get_metric_history(registration["parent_run"], f"pretrain/{name}")
+        assert [point.step for point in history] == [8], name
     assert tracked.get_metric_history(registration["parent_run"], "finetune_scratch/loss")
 
 

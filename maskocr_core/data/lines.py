@@ -256,6 +256,15 @@ def selected_shards(artifact: Artifact, selection: Artifact, split: str) -> list
     return [shard for shard in shards(artifact, split) if count_selected(artifact, selection, shard)]
 
 
+def accepted_shards(artifact: Artifact, selection: Artifact) -> list[str]:
+    """`selected_shards` of the unlabelled lines. Raises ValueError if no line of theirs is admitted."""
+    if not (found := selected_shards(artifact, selection, "unlabeled")):
+        raise ValueError(
+            f"{selection.folder} admits no unlabelled line of {artifact.folder}: see the verdicts of fit and the quarantine of validate"
+        )
+    return found
+
+
 def count_selected(artifact: Artifact, selection: Artifact, shard: str) -> int:
     """How many lines of a shard the selection admits, from its manifest alone; lines forgotten since are among them."""
     if SELECTION_1 in selection.names():

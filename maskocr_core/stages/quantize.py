@@ -47,7 +47,7 @@ def quantize(
     inputs = Artifact(lines.absolute()), Artifact(selection.absolute())
     schema.demand_made_for(inputs[1], inputs[0])
     features = labelling.features_of(config, encoder_uri)
-    shards = {schema.part_of(shard): shard for shard in schema.selected_shards(*inputs, "unlabeled")}
+    shards = {schema.part_of(shard): shard for shard in schema.accepted_shards(*inputs)}
     sample = labelling.shares(*inputs, list(shards.values()), config, features, MAX_BYTES)
     calls = {name: (*inputs, shard, config, sample) for name, shard in shards.items()}
     keep, own = False, 0.0

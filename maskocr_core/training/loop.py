@@ -22,6 +22,7 @@ from maskocr_core.training.rates import Rate
 from maskocr_core.training.shares import Place
 
 LOG_EVERY = 10
+MOST_NAMED = 64  # lines of a batch without a finite loss
 
 
 def learning_rate(step: int, training: Training) -> float:
@@ -174,9 +175,11 @@ def _not_finite(sums: shares.Sums, norm: float, step: int, checkpoints: Checkpoi
         with among_peers():
             distributed.all_gather_object(told, (losses, checkpoints.last_good))
     everywhere = [share for own, _ in told for share in own]
-    loss, line_ids = next((share for share in everywhere if not math.isfinite(share[0])), everywhere[0])
+    worst = [share for share in everywhere if not math.isfinite(share[0])] or everywhere
+    line_ids = [line for _, ids in worst for line in ids]
+    more = f" and {len(line_ids) - MOST_NAMED} more" if len(line_ids) > MOST_NAMED else ""
     return (
-        f"the loss is {loss} and its gradient {norm} at step {step} (lines {', '.join(line_ids[:4])} …); "
+        f"the loss is {worst[0][0]} and its gradient {norm} at step {step} (lines {', '.join(line_ids[:MOST_NAMED])}{more}); "
         f"the last good checkpoint is {told[0][1]}: lower the learning rate and run again"
     )
 

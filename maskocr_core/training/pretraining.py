@@ -132,7 +132,7 @@ class Watch:
 
     def _shown(self, data: Artifact, selection: Artifact, config: Config) -> batches.Batch:
         """The lines of the picture: the first in the order of the lot, of about the same width, the same at every look."""
-        shard = next(shard for shard in lines.shards(data, "unlabeled") if lines.count_selected(data, selection, shard))
+        shard = lines.accepted_shards(data, selection)[0]
         source = batches.Lines(data, lines.selected_of(data, selection, shard), config.data, keep=0)
         order = np.argsort(np.abs(source.widths - np.median(source.widths)), kind="stable")
         return source.collate(order[: self.LINES])

@@ -56,7 +56,7 @@ def store(config: Config, artifact: Artifact, selection: Artifact, book: Codeboo
 
     folder: of unfinished work; shards that were labelled before a kill are not labelled again.
     """
-    shards = {lines.part_of(shard): shard for shard in lines.selected_shards(artifact, selection, "unlabeled")}
+    shards = {lines.part_of(shard): shard for shard in lines.accepted_shards(artifact, selection)}
     calls = {name: (artifact, selection, shard, config, book) for name, shard in shards.items()}
     total = sum(lines.count_selected(artifact, selection, shard) for shard in shards.values())
     print(f"pretrain: labels {total:,} lines once, before training", flush=True)

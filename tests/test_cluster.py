@@ -4,7 +4,9 @@ import ipaddress
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
+import nodes
 import packed
 import pytest
 from conftest import run_stage
@@ -123,6 +125,22 @@ def test_runs_come_back_in_the_order_of_their_calls():
     results = cluster.each(square, [(number,) for number in (3, 1, 2)], jobs=2)
     assert [result for result, _ in results] == [9, 1, 4]
     assert len({process for _, process in results} | {os.getpid()}) == 4  # a process of its own for each
+
+
+def test_runs_share_a_gpu_where_there_is_one_and_ask_for_it_where_one_will_be(monkeypatch):
+    def share(_):
+        import ray
+
+        return ray.get_runtime_context().get_assigned_resources().get("GPU", 0)
+
+    assert cluster.each(share, [(0,)], jobs=1) == [0]
+    with nodes.one_node(gpus=1) as address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        assert cluster.each(share, [(0,), (1,)], jobs=2) == [cluster.GPU_SHARE] * 2
+    empty = SimpleNamespace(cluster_resources=lambda: {"CPU": 2.0})
+    assert not cluster.has_gpus(empty)
+    monkeypatch.setenv("MASKOCR_GPUS", "1")
+    assert cluster.has_gpus(empty)
 
 
 def test_a_run_that_fails_names_its_cause():

@@ -109,5 +109,6 @@ def test_quantize_says_how_often_its_most_frequent_label_comes(tmp_path):
     )
     sizes = np.bincount(labels, minlength=8)
     assert metrics["most_frequent_label_share"] == pytest.approx(sizes.max() / sizes.sum())
+    assert Artifact(tmp_path / "codebook").read_json("cluster_sizes.json") == sizes.tolist()
     assert metrics["steps"] == sizes.sum() and metrics["empty_clusters"] == (sizes == 0).sum()
     assert 1 < metrics["perplexity"] <= 8

@@ -116,7 +116,7 @@ def _trainer(ray: Any, attempt: Callable[[], Any], workers: int, storage: str) -
     # On a cluster of our own all workers are on this machine, and come back on it.
     scaling = ScalingConfig(
         num_workers=(1, workers) if given and workers > 1 else workers,
-        use_gpu=ray.cluster_resources().get("GPU", 0) > 0,
+        use_gpu=cluster.has_gpus(ray),
         **({"elastic_resize_monitor_interval_s": RESIZE_EVERY} if given and workers > 1 else {}),
     )
     run = RunConfig(name="attempt", storage_path=storage, failure_config=FailureConfig(max_failures=MAX_LOST))

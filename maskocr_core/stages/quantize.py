@@ -35,7 +35,7 @@ def quantize(
     selection: accepted line ids and weights, as fit writes them.
     encoder_uri: what describes the steps where codebook.features=encoder: folder of a pre-trained encoder or of a trained recognizer, or a registered model (models:/name@alias).
     codebook_uri: codebook to keep while it suits these lines (retrain.keep_perplexity): its folder, or a registered model whose run kept it (models:/name@alias); empty for a new one.
-    codebook_out: centroids (K, F) float32 with the projection that leads to them, and a picture of what each label looks like.
+    codebook_out: centroids (K, F) float32 with the projection that leads to them, how many steps have each label, and a picture of what each looks like.
     """
     from maskocr_core import artifacts
     from maskocr_core.artifacts import Artifact
@@ -66,6 +66,7 @@ def quantize(
         sizes, portraits = _counted(book, calls, config, parts, codebook_out, say)
     checkpoint.save_codebook(replace(book, portraits=portraits), config.data, codebook_out)
     artifacts.write_bytes(codebook_out / "codebook.png", pictures.png(pictures.of_codebook(portraits.numpy(), sizes)))
+    artifacts.write_json(codebook_out / "cluster_sizes.json", sizes.tolist())
     perplexity, empty = _perplexity(sizes), int((sizes == 0).sum())
     print(f"quantize: perplexity {perplexity:,.1f}, {empty} of {len(sizes):,} clusters empty", flush=True)
     return {

@@ -186,6 +186,17 @@ def test_checkpoints_of_a_finished_pretraining_are_told_from_those_of_an_unfinis
     assert cleaning.delete([entry]) and not storage.holds(home)
 
 
+def test_runs_of_fine_tuning_go_like_checkpoints_and_are_told_from_those_that_did_not_end(store):
+    home = checkpoints(store, "runs")
+    (entry,) = look(store)
+    assert (entry.what, entry.why) == ("run of fine-tuning, in part", "it did not end, unused for 30 days")
+    storage.put(f"{home}/result.json", b"{}")
+    assert look(store, after=29)[0].kept
+    (entry,) = look(store)
+    assert entry.what == "run of fine-tuning" and entry.why.startswith("its best recognizers were copied")
+    assert cleaning.delete([entry]) and not storage.holds(home)
+
+
 def test_checkpoints_of_work_that_a_live_process_holds_stay(store):
     home = checkpoints(store)
     lock = artifacts.work_folder() / "pretrain" / KEY / ".lock"

@@ -178,6 +178,44 @@ class Stop(Exception):
     pass
 
 
+def test_with_a_store_another_machine_goes_on_with_a_killed_run_and_a_third_takes_it_finished(
+    packs, tmp_path, monkeypatch
+):
+    stream = batches.training
+
+    def machine(name, *, steps):
+        """The run on a machine of its own; how many steps it made there, and what came of it."""
+        made = []
+
+        def counted(source, *, first_step=0, **rest):
+            for batch in islice(stream(source, first_step=first_step, **rest), steps):
+                made.append(batch)
+                yield batch
+            raise Stop
+
+        monkeypatch.setenv("MASKOCR_WORK", str(tmp_path / name))
+        monkeypatch.setattr(batches, "training", counted)
+        try:
+            result, _ = train(packs, tmp_path / name / "runs/key", settings())
+        except Stop:
+            result = None
+        return len(made), result
+
+    whole, _ = train(packs, tmp_path / "alone", settings())
+    monkeypatch.setenv("MASKOCR_STORE", str(tmp_path / "store"))
+    assert machine("first", steps=14) == (14, None)
+    made, result = machine("second", steps=99)
+    assert made == 24 - 12 and result["curve"] == whole["curve"] and result["resumed_at"] == 12
+    # The first comes back, with a curve that is behind: what the second made of the run counts.
+    for name in ("first", "third"):
+        assert machine(name, steps=99) == (0, result)
+        for mark in ("quarter", "half", "all"):
+            files = [tmp_path / each / mark / "recognizer.safetensors" for each in (f"{name}/runs/key", "alone")]
+            assert files[0].read_bytes() == files[1].read_bytes()
+        rows = [TrainingLog(tmp_path / each / "log.jsonl").rows() for each in (f"{name}/runs/key", "alone")]
+        assert [row["loss"] for row in rows[0]] == [row["loss"] for row in rows[1]]
+
+
 @pytest.mark.parametrize("stop", [7, 13, 21])
 @pytest.mark.parametrize("decoder", ["ctc", "autoregressive"])
 def test_a_gentle_run_that_was_killed_equals_an_uninterrupted_one_to_the_bit(

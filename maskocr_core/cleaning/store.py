@@ -20,6 +20,7 @@ from maskocr_core.cleaning import named
 from maskocr_core.cleaning.work import held
 from maskocr_core.services import storage
 from maskocr_core.services.storage import File
+from maskocr_core.training import kept_runs
 
 LEAST_DAYS = 1.0  # a machine elsewhere may be at work on what is younger
 _OBJECT = re.compile(r"([0-9a-f]{2})/(\1[0-9a-f]{62})\.(parquet|safetensors)")
@@ -90,6 +91,10 @@ def _checkpoints(store: str, files: list[File], days: float, now: float) -> Iter
         finished = any(home.glob(f"*_out/{MANIFEST}"))
         what = f"{stage}, {'superseded' if finished else 'in part'}"
         state = "checkpoints of what is finished" if finished else "checkpoints of what was not finished"
+        if stage == "runs":
+            whole = any(file.name.endswith(f"/{kept_runs.RESULT}") for file in mine)
+            what = "run of fine-tuning" if whole else "run of fine-tuning, in part"
+            state = "its best recognizers were copied into the output of finetune" if whole else "it did not end"
         with held(home) as idle:
             kept = "at work now" if not idle else f"written within {days:g} days" if age < days else ""
         yield Stored(what, uri, tuple(mine), age, kept or f"{state}, unused for {days:g} days", bool(kept))

@@ -23,6 +23,7 @@ from maskocr_core.model.vocabulary import Vocabulary
 from maskocr_core.services import storage
 from maskocr_core.training import checkpoint, device
 from maskocr_core.training.checkpoints import Checkpoints
+from maskocr_core.training.kept_runs import CHECKPOINTS, CURVE, RESULT, KeptRun
 from maskocr_core.training.log import TrainingLog
 from maskocr_core.training.loop import fit
 from maskocr_core.training.recognition import Recognition
@@ -85,14 +86,18 @@ def train(run: Run, config: Config, data: Path, selection: Path, folder: Path) -
     characters were new to the recogniser it started from.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    kept = KeptRun(folder)
     with storage.locked(folder / ".lock"):  # two sweeps may share a run; the second finds it finished
-        finished = folder / "result.json"
+        kept.bring()
+        finished = folder / RESULT
         if not finished.is_file():
-            artifacts.write_json(finished, _train(run, config, data, selection, folder))
+            artifacts.write_json(finished, _train(run, config, data, selection, kept))
+            kept.keep("log.jsonl", finished.name)
         return json.loads(finished.read_text())
 
 
-def _train(run: Run, config: Config, data: Path, selection: Path, folder: Path) -> dict:
+def _train(run: Run, config: Config, data: Path, selection: Path, kept: KeptRun) -> dict:
+    folder = kept.folder
     torch.set_num_threads(1)
     torch.manual_seed(run.seed)
     artifact, chosen = Artifact(data), Artifact(selection)
@@ -109,7 +114,7 @@ def _train(run: Run, config: Config, data: Path, selection: Path, folder: Path) 
         checkpoint_every=max(1, run.steps // config.sweep.validations),
         shares=1,
     )
-    curve = Curve(folder, run, recognizer, model, validation, run.remedies(config).get("average", 0.0))
+    curve = Curve(kept, run, recognizer, model, validation, run.remedies(config).get("average", 0.0))
     log = TrainingLog(folder / "log.jsonl")
 
     def stream(first: int):
@@ -126,7 +131,7 @@ def _train(run: Run, config: Config, data: Path, selection: Path, folder: Path) 
         Recognition(recognizer, **run.gentleness(config)),
         stream,
         settings,
-        Checkpoints(folder / "checkpoints"),
+        Checkpoints(folder / CHECKPOINTS, kept.checkpoints, (log.path,)),
         log=lambda step, row: log.add(step, row | curve.last()),
         after=curve.validate,
     )
@@ -167,17 +172,18 @@ class Curve:
 
     def __init__(
         self,
-        folder: Path,
+        kept: KeptRun,
         run: Run,
         recognizer: Recognizer,
         model: Model,
         validation: batches.Lines,
         average: float = 0.0,
     ):
-        self.folder, self.run, self.recognizer, self.model, self.validation = folder, run, recognizer, model, validation
+        self.kept, self.run, self.recognizer, self.model, self.validation = kept, run, recognizer, model, validation
+        self.folder = kept.folder
         self.average = average
         self.before = {name: value.clone() for name, value in recognizer.state_dict().items()} if average else {}
-        path = folder / "curve.json"
+        path = self.folder / CURVE
         self.points: list[list[float]] = json.loads(path.read_text()) if path.is_file() else []
 
     def validate(self, step: int) -> dict[str, float]:
@@ -193,7 +199,9 @@ class Curve:
             for mark, share in MARKS.items():
                 if step <= math.ceil(share * self.run.steps):
                     checkpoint.save_recognizer(recognizer, self.model, self.validation.data, self.folder / mark)
-        artifacts.write_json(self.folder / "curve.json", self.points)
+                    self.kept.keep(mark)
+        artifacts.write_json(self.folder / CURVE, self.points)
+        self.kept.keep(CURVE)
         return self.last()
 
     def _averaged(self) -> Recognizer:

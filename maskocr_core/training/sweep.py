@@ -14,6 +14,7 @@ from maskocr_core.config import Config
 from maskocr_core.training import checkpoint, finetuning
 from maskocr_core.training.distributed import each
 from maskocr_core.training.finetuning import MARKS, Run
+from maskocr_core.training.kept_runs import KeptRun
 from maskocr_core.training.saw import Saw
 
 TARGET, TRANSFER = ("train", "val"), ("transfer-train", "transfer-val")
@@ -110,7 +111,7 @@ def carry_out(grid: list[Run], config: Config, lines: Path, selection: Path, hom
         registry=config.registry,
     )
     for folder in folders:
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # finished runs are known by their result
+        KeptRun(folder).drop_checkpoints()
     return results
 
 

@@ -1,5 +1,6 @@
 """PAGE XML, ALTO and the cutting of lines from pages."""
 
+import re
 import resource
 import subprocess
 import sys
@@ -345,6 +346,27 @@ def test_coordinates_for_another_size_of_the_same_image_are_scaled(tmp_path):
     )
 
 
+@pytest.mark.parametrize(("unit", "px"), [("mm10", 254 / 300), ("inch1200", 1200 / 300)])
+def test_alto_in_lengths_is_cut_where_alto_in_pixels_is(tmp_path, unit, px):
+    """Of a page scanned at 300 dpi: how long a px is, is said by the image alone."""
+    page, lines = pages.page(lines=3)
+    in_pixels = pages.alto(page, lines)
+
+    def measured(found):
+        return found[1] + " ".join(f"{float(each) * px:.2f}" for each in found[2].split()) + '"'
+
+    lengths = re.sub(r'((?:HPOS|VPOS|WIDTH|HEIGHT|POINTS|BASELINE)=")([^"]*)"', measured, in_pixels)
+    for name, content in (("pixels", in_pixels), ("lengths", lengths.replace(">pixel<", f">{unit}<"))):
+        put(tmp_path / name, "book/0001.png", rendered.png(page))
+        put(tmp_path / name, "book/0001.xml", content)
+    (ours, _), (theirs, refused) = (read_all(tmp_path / name) for name in ("pixels", "lengths"))
+    assert not refused and [row["text"] for row in theirs] == [row["text"] for row in ours]
+    for one, other in zip(ours, theirs):
+        assert abs(one["width"] - other["width"]) <= 2 and abs(one["height"] - other["height"]) <= 2
+        images_ = [cv2.resize(images.decode(row["image"]), (600, 60)) for row in (one, other)]
+        assert likeness(*images_) > 0.9
+
+
 def refusals_of_lines(tmp_path):
     rows, refused = read_all(tmp_path)
     assert not rows
@@ -418,8 +440,12 @@ def test_a_broken_line_is_refused_by_its_name_and_its_neighbours_are_read(tmp_pa
         ("<PcGts xmlns='http://schema.primaresearch.org/PAGE/gts/pagecontent/2019-07-15'/>", "without a Page"),
         ("<alto xmlns='http://schema.ccs-gmbh.com/ALTO'/>", "versions 2, 3 and 4 are read"),
         (
-            "<alto xmlns='http://www.loc.gov/standards/alto/ns-v4#'><Description><MeasurementUnit>mm10</MeasurementUnit></Description></alto>",
-            "MeasurementUnit pixel",
+            "<alto xmlns='http://www.loc.gov/standards/alto/ns-v4#'><Description><MeasurementUnit>ell</MeasurementUnit></Description></alto>",
+            "MeasurementUnit pixel, mm10, inch1200",
+        ),
+        (
+            "<alto xmlns='http://www.loc.gov/standards/alto/ns-v4#'><Description><MeasurementUnit>mm10</MeasurementUnit></Description><Page/></alto>",
+            "measures in mm10 and gives its page no WIDTH and HEIGHT",
         ),
         ("<alto xmlns='http://www.loc.gov/standards/alto/ns-v4#'/>", "has 0 pages"),
         ("<alto xmlns='http://www.loc.gov/standards/alto/ns-v4#'><Page/></alto>", "has no TextLine"),

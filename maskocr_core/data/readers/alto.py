@@ -14,6 +14,7 @@ from maskocr_core.data.readers.layout import Layout, Line
 from maskocr_core.data.readers.units import Refused, Unreadable
 
 _NAMESPACE = re.compile(r"http://www\.loc\.gov/standards/alto/ns-v([234])#")
+UNITS = ("pixel", "mm10", "inch1200")  # the last two in tenths of a millimetre and 1,200ths of an inch
 SOFT_HYPHEN = "\u00ad"
 
 
@@ -23,14 +24,19 @@ def layout(root: Element) -> Layout:
     if not _NAMESPACE.fullmatch(namespace):
         raise Unreadable(f"is ALTO of namespace {namespace[:100]!r}; versions 2, 3 and 4 are read")
     description = xml_file.first(root, "Description")
-    unit = xml_file.first(description, "MeasurementUnit")
-    if unit is not None and (unit.text or "").strip() != "pixel":
-        raise Unreadable(f"measures in {(unit.text or '').strip()[:40]!r}; export it with MeasurementUnit pixel")
+    measured = xml_file.first(description, "MeasurementUnit")
+    unit = "pixel" if measured is None else (measured.text or "").strip()
+    if unit not in UNITS:
+        raise Unreadable(f"measures in {unit[:40]!r}; export it with MeasurementUnit {', '.join(UNITS)}")
     pages = list(xml_file.every(root, "Page"))
     if len(pages) != 1:
         raise Unreadable(f"has {len(pages)} pages; a file of one page is wanted")
     name = xml_file.first(xml_file.first(description, "sourceImageInformation"), "fileName")
     size = xml_file.number(pages[0].get("WIDTH")), xml_file.number(pages[0].get("HEIGHT"))
+    if unit != "pixel" and not all(size):
+        raise Unreadable(
+            f"measures in {unit} and gives its page no WIDTH and HEIGHT: by these its image says how long a px is"
+        )
     return Layout(("" if name is None else name.text or "").strip(), *size, list(_lines(pages[0])))
 
 

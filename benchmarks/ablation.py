@@ -14,7 +14,7 @@ import argparse
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -35,12 +35,17 @@ MARKS = ("quarter", "half", "all")
 
 @dataclass(frozen=True)
 class Arm:
-    """One change to the recipe. starts: what is fine-tuned; described_by: the arm whose encoder or recogniser labels the steps."""
+    """One change to the recipe.
+
+    start: what is fine-tuned. described_by: the arm whose encoder or recogniser labels the steps. paced_by: the arm whose
+    CPU minutes a step tell how many steps take as many CPU minutes as the recipe's do.
+    """
 
     title: str
     changes: tuple[str, ...] = ()
     start: str = "pretrained"
     described_by: str = ""
+    paced_by: str = ""
 
 
 def fixed(probability: float) -> tuple[str, ...]:
@@ -86,6 +91,18 @@ ARMS = {
     "pixels": Arm("regression of pixels, as masked auto-encoders do", ("mask.predict=pixels",)),
     "noise": Arm("noise over hidden steps, which are encoded too", ("mask.hide=noise",)),
     "token": Arm("a token after the stem for hidden steps, which are encoded too", ("mask.hide=token",)),
+    "noise_as_long": Arm(
+        "noise over hidden steps, in the CPU minutes of the recipe", ("mask.hide=noise",), paced_by="noise"
+    ),
+    "token_as_long": Arm(
+        "a token after the stem, in the CPU minutes of the recipe", ("mask.hide=token",), paced_by="token"
+    ),
+    "linear_as_long": Arm(
+        "linear patch for a stem, in the CPU minutes of the recipe", ("model.stem=linear",), paced_by="linear"
+    ),
+    "longer": Arm("twice the steps of pre-training", ("pretrain.steps=1200",)),
+    "layer_decay": Arm("fine-tuned with layers that learn slower by 0.7 each", ("sweep.layer_decay=0.7",)),
+    "frozen": Arm("fine-tuned with the encoder frozen for a fifth of the steps", ("sweep.frozen=0.2",)),
     "sinusoidal": Arm("sinusoidal positions, added, as the authors have them", ("model.places=sinusoidal",)),
     "sinusoidal_scratch": Arm("sinusoidal positions, no pre-training", ("model.places=sinusoidal",), start="scratch"),
     "linear": Arm("linear patch for a stem", ("model.stem=linear",)),
@@ -126,7 +143,17 @@ def make(name: str, work: Path) -> dict[str, Any]:
 
 
 def encoder_of(name: str, road: Road) -> Path:
-    return road.pretrain(settings(ARMS[name]), f"{name}-encoder", codebook_of(name, road))
+    arm = ARMS[name]
+    # Two arms of the same pre-training, which differ in fine-tuning alone, share its stage, if not the name of its output.
+    if arm.paced_by:
+        arm = replace(arm, changes=(*arm.changes, f"pretrain.steps={steps_of(arm, road)}"))
+    return road.pretrain(settings(arm), f"{name}-encoder", codebook_of(name, road))
+
+
+def steps_of(arm: Arm, road: Road) -> int:
+    """Steps of pre-training that take as many CPU minutes as the recipe's do."""
+    own, recipe = (Artifact(encoder_of(other, road)).metrics for other in (arm.paced_by, "recipe"))
+    return round(recipe["cpu_minutes"] * own["steps"] / own["cpu_minutes"])
 
 
 def codebook_of(name: str, road: Road) -> Path:

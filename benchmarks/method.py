@@ -307,6 +307,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="where the packs lie")
     parser.add_argument("--work", type=Path, default=ROOT / "work" / "method", help="where the stages work")
     parser.add_argument("--budgets", type=int, nargs="+", help="of labels; those of the pack by default")
+    parser.add_argument("--starts", choices=STARTS, nargs="+", help="scratch among them; those of the pack by default")
     parser.add_argument("--jobs", type=int, default=2, help="fine-tunings at a time, one thread each (default: 2)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="other than the recipe"
@@ -315,7 +316,12 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     done = {run["pack"]: run for run in results.earlier("method")["runs"]}
     for name in arguments.packs:
-        pack = replace(PACKS[name], budgets=tuple(arguments.budgets or PACKS[name].budgets))
+        whole = PACKS[name]
+        pack = replace(
+            whole,
+            budgets=tuple(arguments.budgets or whole.budgets),
+            starts=tuple(arguments.starts or whole.starts),
+        )
         compared = Comparison(pack, arguments.data.absolute(), arguments.work.absolute(), arguments.jobs, arguments.set)
         rows = compared.rows()
         source = compared.validation()

@@ -188,6 +188,7 @@ def _demand_the_same_work(seen: dict[str, dict[str, Any]]) -> None:
 def main(words: list[str]) -> Path:
     """Run all races and write the result."""
     arguments = parsed(words)
+    results.demand_quiet(arguments.name, "data")
     kept = list(installed())
     rows = data_corpus.real(arguments.data)
     home = Path(tempfile.mkdtemp(prefix="benchmark-", dir=arguments.work))

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import statistics
+import time
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -47,6 +48,25 @@ def save(
     path = FOLDER / f"{name}.json"
     path.write_text(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
     return path
+
+
+def demand_quiet(name: str, usual: str, seconds: float = 3.0) -> None:
+    """Raises RuntimeError if other programs use a fifth of a core, unless the result has another name than the usual one."""
+    ticks = os.sysconf("SC_CLK_TCK")
+
+    def used() -> float:
+        """Seconds of all cores that were not idle, nor waiting for a disk, since the machine started."""
+        user, nice, system, _, _, *interrupts = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:8])
+        return (user + nice + system + sum(interrupts)) / ticks
+
+    before, began = used(), time.monotonic()
+    time.sleep(seconds)
+    cores = (used() - before) / (time.monotonic() - began)
+    if cores > 0.2 and name == usual:
+        raise RuntimeError(
+            f"other programs use {cores:.1f} cores: a speed that is measured beside them is none; wait for them, or try it "
+            "under another --name"
+        )
 
 
 def percent(values: list[float]) -> str:

@@ -218,6 +218,7 @@ def measured(arguments: argparse.Namespace, corpus: Corpus, home: Path) -> dict[
 def main(words: list[str]) -> Path:
     """Measure and write the result."""
     arguments = parsed(words)
+    results.demand_quiet(arguments.name, "train")
     torch.set_num_threads(1)
     os.environ.update({name: "1" for name in ONE_THREAD} | {"CUDA_VISIBLE_DEVICES": ""})
     home = Path(tempfile.mkdtemp(prefix="benchmark-", dir=arguments.work))

@@ -3,6 +3,8 @@
 import io
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -51,7 +53,7 @@ def result(raw, tmp_path_factory):
         patch.setattr(results, "FOLDER", home / "results")
         for name in ("MASKOCR_WORK", "MASKOCR_MAP"):  # a worker sets them
             patch.setenv(name, "inline")
-        path = data.main([*words, "--work", str(home)])
+        path = data.main([*words, "--work", str(home), "--name", "trial"])
     assert not list(home.glob("benchmark-*")), "what was made for the races is still there"
     return json.loads(path.read_text())
 
@@ -138,7 +140,7 @@ def trained(raw, tmp_path_factory):
         patch.setattr(train, "data_parallel", lambda *call, workers, **rest: inline(*call, workers=0, **rest))
         for name in ("MASKOCR_WORK", "MASKOCR_MAP", "CUDA_VISIBLE_DEVICES", *train.ONE_THREAD):
             patch.setenv(name, "inline")
-        path = train.main([*words, "--data", str(raw / "target"), "--work", str(home)])
+        path = train.main([*words, "--data", str(raw / "target"), "--work", str(home), "--name", "trial"])
     return json.loads(path.read_text())
 
 
@@ -181,6 +183,17 @@ def test_the_intervals_that_reports_print_hold_the_truth_more_often_than_those_o
     rows = {(row["what"], row["method"]): row["held"] for row in coverage.measure(60)}
     for what in ("cer", "difference"):
         assert rows[what, "documents"] >= 0.85 > rows[what, "lines"] + 0.02
+
+
+def test_a_speed_is_not_measured_beside_other_work_under_its_usual_name():
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        with pytest.raises(RuntimeError, match="other programs use .* cores: .* under another --name"):
+            results.demand_quiet("train", "train", seconds=1.5)
+        results.demand_quiet("trial", "train", seconds=0.1)
+    finally:
+        busy.kill()
+        busy.wait()
 
 
 def test_rounds_on_a_gpu_are_timed_without_the_steps_that_compile(monkeypatch):

@@ -39,6 +39,17 @@ def test_a_difference_decides_only_where_its_whole_interval_lies_on_one_side_of_
     assert comparison.bound == (bound if bound is None else pytest.approx(bound))
 
 
+@pytest.mark.parametrize("value", [-0.02, 0.02])
+@pytest.mark.parametrize(("documents", "p", "agrees"), [(5, 0.0625, True), (6, 0.0625, False), (7, 0.047, True)])
+def test_from_six_documents_on_the_sign_flip_test_must_agree(value, documents, p, agrees):
+    found = dataclasses.replace(difference(value, 0.01, documents), p=p, smallest_p=2 / 2**documents)
+    comparison = gate.compare("pretrained", "the champion", found)
+    assert comparison.verdict == (("better" if value < 0 else "worse") if agrees else "undecided")
+    assert agrees or "the sign-flip test does not agree (p = 0.062)" in comparison.reason
+    verdict = gate.decide("pretrained", [], found).verdict
+    assert verdict == (("promote" if value < 0 else "hold") if agrees else "undecided")
+
+
 @pytest.mark.parametrize(("value", "bound_at_zero"), [(-0.02, 0.02), (0.02, 0.02), (0.0, 0.0)])
 def test_an_interval_that_touches_zero_is_undecided(value, bound_at_zero):
     assert gate.compare("both", "scratch", difference(value, bound_at_zero)).verdict == "undecided"

@@ -92,6 +92,8 @@ def test_the_version_says_verdict_start_and_data(tracked, registration, road):
     assert version.tags["verdict"] == "first" and version.tags["start"] == registration["start"]
     assert version.tags["data_version"] == Artifact(road["lines"]).version
     assert "CER" in version.description
+    for line in json.loads((road["evaluation"] / "summary.json").read_text())["verdict"]["lines"]:
+        assert f"**{line['name']}**: {line['verdict']}" in version.description and line["reason"] in version.description
 
 
 def test_the_verdict_is_in_the_ledger_with_the_digest_of_the_summary_which_the_version_carries(

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from maskocr_core.judging.statistics import Bound, Difference
 
+AGREES_FROM = 6
+"""Documents from which on the exact sign-flip test has to agree with the interval: of five it cannot reach p = 0.05."""
 Standing = Literal["better", "worse", "undecided", "baseline", "too few documents", "holds", "broken", "too small"]
 
 
@@ -63,6 +65,12 @@ def compare(name: str, against: str, difference: Difference) -> Comparison:
         )
         return Comparison(name, "too few documents", value, None, reason)
     bound = high if value <= 0 else low
+    if (high < 0 or low > 0) and difference.documents >= AGREES_FROM and difference.p > 1 - difference.confidence:
+        reason = (
+            f"The interval of {name} minus {against} leaves out no difference, but the sign-flip test does not agree "
+            f"(p = {difference.p:.2g}): few documents decide it ({_evidence(difference)}). Label lines of more documents."
+        )
+        return Comparison(name, "undecided", value, bound, reason)
     if high < 0 or low > 0:
         standing, word = ("better", "below") if high < 0 else ("worse", "above")
         reason = f"The CER of {name} is {_points(value)} points {word} that of {against} ({_evidence(difference)})."
@@ -118,6 +126,11 @@ def counted(name: str, found: int, reason_if_none: str, reason_if_any: str) -> C
     """A check that holds where nothing was found: test documents that the candidate was trained on, sources that do not fit."""
     standing = "broken" if found else "holds"
     return Comparison(name, standing, found, found, reason_if_any if found else reason_if_none, 0, "count", blocks=True)
+
+
+def unknown(name: str, reason: str) -> Comparison:
+    """A check of which nobody can say whether it holds; the verdict hangs on it all the same."""
+    return Comparison(name, "undecided", None, None, reason, 0, "count", blocks=True)
 
 
 def decide(

@@ -38,9 +38,7 @@ def finetune(
     given = readers.is_model(transfer_uri)
     has_transfer_lines = not given and schema.count(Artifact(lines), "transfer-train") > 0
     labelled = schema.selected(Artifact(lines), Artifact(selection), "train").num_rows
-    for budget in config.sweep.budgets:
-        if budget > labelled:
-            print(f"finetune: {budget} labelled lines were asked for, {labelled} are there: all are taken", flush=True)
+    config = sweep.within(config, labelled)
     starts = sweep.possible_starts(config.sweep.starts, has_transfer_lines, given)
     bases = sweep.transfer_runs(starts, config, encoder) if has_transfer_lines else []
     based = carry_out(bases)

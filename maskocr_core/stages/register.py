@@ -140,6 +140,16 @@ def _described(summary: dict) -> tuple[dict[str, str], str]:
         "judged_against": summary["champion"] or "",
         "test_cer": f"{cer:.4f}",
     }
+    lines = "".join(
+        f"\n- **{line['name']}**: {line['verdict']}{_numbers(line)}. {line['reason']}" for line in verdict["lines"]
+    )
     notes = "".join(f"\n- {note}" for note in summary["notes"])
     table = comparison.table(summary)
-    return tags, f"**{verdict['verdict']}**: {verdict['reason']}\n\n```\n{table}\n```\n{notes}"
+    return tags, f"**{verdict['verdict']}**: {verdict['reason']}\n\n```\n{table}\n```\n{lines}\n{notes}"
+
+
+def _numbers(line: dict) -> str:
+    """Value, bound and limit of a line of the verdict, those that it has; CER in points."""
+    factor = 100 if line["unit"] in ("CER points", "ECE") else 1
+    said = [f"{name} {factor * line[name]:.3g}" for name in ("value", "bound", "limit") if line[name] is not None]
+    return f" ({', '.join(said)}; {line['unit']})" if said else ""

@@ -131,16 +131,7 @@ def data_checks(
     inputs: Inputs, source: Lines, candidate: str, seed: int, verdicts: list[dict]
 ) -> list[gate.Comparison]:
     """That the candidate was not trained on a test document, and that what it was pre-trained on fits."""
-    trained = saw.read(inputs.recognizers / f"{candidate}-{seed}").documents
-    documents = set(zip(source.table["source"].to_pylist(), source.documents))
-    seen = sum(digest(*document) in trained for document in documents)
-    leak = gate.counted(
-        "no leak",
-        seen,
-        "No test document is among the documents of training.",
-        f"{seen} of {len(documents)} test documents are among the documents that it was trained on.",
-    )
-    checks = [leak]
+    checks = [_leak(inputs, source, saw.read(inputs.recognizers / f"{candidate}-{seed}"))]
     if candidate in ("pretrained", "both"):
         used = [row for row in verdicts if row["verdict"] == "undecided" and row["weight"] > 0]
         names = ", ".join(row["source"] for row in used[:3])
@@ -153,6 +144,28 @@ def data_checks(
             )
         )
     return checks
+
+
+def _leak(inputs: Inputs, source: Lines, trained: saw.Saw) -> gate.Comparison:
+    """Whether the candidate was trained on a test document; on a test page, where the data put pages of one on both sides."""
+    table = source.table
+    pages = set(zip(*(table[name].to_pylist() for name in ("source", "document_id", "page_id"))))
+    documents = {page[:2] for page in pages}
+    shared = saw.of_lines(inputs.lines, inputs.selection, ("train", "val")).documents
+    torn = {document for document in documents if digest(*document) in shared}
+    seen = {document for document in documents - torn if digest(*document) in trained.documents}
+    seen |= {page[:2] for page in pages if page[:2] in torn and digest(*page) in trained.pages}
+    known = (
+        f" {len(torn)} of {len(documents)} have other pages there: the score is one on new pages of known documents."
+    )
+    if not seen and not trained.complete:
+        return gate.unknown("no leak", "A model that it goes on from does not say which documents it was trained on.")
+    return gate.counted(
+        "no leak",
+        len(seen),
+        f"No test {'page' if torn else 'document'} is among those of training.{known if torn else ''}",
+        f"{len(seen)} of {len(documents)} test documents are among the documents that it was trained on.",
+    )
 
 
 @dataclass(frozen=True)

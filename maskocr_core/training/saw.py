@@ -16,25 +16,37 @@ NAME = "saw.json"
 
 @dataclass(frozen=True)
 class Saw:
-    """documents: `tombstones.digest(source, document)` of each. complete: false where a model it started from does not say."""
+    """documents: `tombstones.digest(source, document)` of each. pages: the same of labelled pages, with the page's name.
+    complete: false where a model it started from does not say."""
 
     documents: frozenset[str] = frozenset()
     complete: bool = True
+    pages: frozenset[str] = frozenset()
 
     def __or__(self, other: Saw) -> Saw:
-        return Saw(self.documents | other.documents, self.complete and other.complete)
+        complete = self.complete and other.complete
+        return Saw(self.documents | other.documents, complete, self.pages | other.pages)
 
     def write(self, folder: Path) -> None:
-        artifacts.write_json(folder / NAME, {"documents": sorted(self.documents), "complete": self.complete})
+        said = {"documents": sorted(self.documents), "complete": self.complete, "pages": sorted(self.pages)}
+        artifacts.write_json(folder / NAME, said)
 
 
 def of_lines(artifact: Artifact, selection: Artifact, splits: Iterable[str]) -> Saw:
-    """The documents of the admitted lines of some splits; holds one shard's index at a time."""
-    documents: set[tuple[str, str]] = set()
+    """The documents of the admitted lines of some splits, and the pages of labelled ones; holds one shard's index at a time."""
+    documents: set[tuple[str, ...]] = set()
+    pages: set[tuple[str, ...]] = set()
     for shard in lines.shards(artifact, *splits):
-        table = lines.selected_of(artifact, selection, shard, ["source", "document_id"])
-        documents.update(zip(table["source"].to_pylist(), table["document_id"].to_pylist()))
-    return Saw(frozenset(tombstones.digest(*document) for document in documents))
+        table = lines.selected_of(artifact, selection, shard, ["source", "document_id", "page_id"])
+        columns = [table[name].to_pylist() for name in ("source", "document_id", "page_id")]
+        documents.update(zip(*columns[:2]))
+        if not shard.startswith("unlabeled/"):  # of these there are too many, and nothing of theirs but ink was learnt
+            pages.update(zip(*columns))
+    return Saw(_digests(documents), pages=_digests(pages))
+
+
+def _digests(names: Iterable[tuple[str, ...]]) -> frozenset[str]:
+    return frozenset(tombstones.digest(*parts) for parts in names)
 
 
 def read(folder: Path) -> Saw:
@@ -42,4 +54,4 @@ def read(folder: Path) -> Saw:
     if not (folder / NAME).is_file():
         return Saw(complete=False)
     said = json.loads((folder / NAME).read_text())
-    return Saw(frozenset(said["documents"]), said["complete"])
+    return Saw(frozenset(said["documents"]), said["complete"], frozenset(said.get("pages", ())))

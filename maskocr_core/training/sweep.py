@@ -34,6 +34,21 @@ def possible_starts(asked: tuple[str, ...], has_transfer_lines: bool, has_model:
     return [start for start in asked if start not in lacking]
 
 
+def within(config: Config, labelled: int) -> Config:
+    """The configuration with the budgets that differ: of those that no line is left for, one, which takes all there are."""
+    budgets = sorted(config.sweep.budgets)
+    beyond = [budget for budget in budgets if budget > labelled]
+    kept = [budget for budget in budgets if budget <= labelled]
+    for budget in beyond:
+        what = (
+            "all are taken" if budget == beyond[0] and labelled not in kept else "left out, as they would be the same"
+        )
+        print(f"finetune: {budget:,} labelled lines were asked for, {labelled:,} are there: {what}", flush=True)
+    if beyond and labelled not in kept:
+        kept.append(beyond[0])
+    return config.model_copy(update={"sweep": config.sweep.model_copy(update={"budgets": tuple(kept)})})
+
+
 def sizes(encoder: Path) -> list[str]:
     """The sizes of `Run.size`: that of `model`, and those that were pre-trained beside it."""
     return ["", *checkpoint.sizes_in(Artifact(encoder))]

@@ -10,7 +10,7 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import ablation, coverage, data_figures, method, results, train_figures
+from benchmarks import ablation, coverage, data_figures, method_figures, results, train_figures
 from benchmarks import comparison as whole
 from maskocr_core import config, recipes
 from maskocr_core.judging.comparison import TITLES
@@ -101,7 +101,7 @@ BLOCKS = {
     "train": train_figures.table,
     "coverage": coverage.table,
     "ablation": ablation.table,
-    "method": method.table,
+    "method": method_figures.table,
     "whole": whole.table,
 }
 COMPUTED = {"plan": planned, "transcript": transcript}

@@ -22,6 +22,7 @@ from benchmarks import (
     data_worker,
     gpu,
     method,
+    method_figures,
     results,
     train,
     train_contenders,
@@ -270,14 +271,16 @@ def test_the_method_is_held_against_scratch_and_transfer_seed_by_seed():
         "documents": 4,
         "data": "d" * 64,
     }
-    found = method.figures({"fr_hand": run})
+    found = method_figures.figures({"fr_hand": run})
     ours = found["lower_than_scratch_fr_hand_300_pretrained"]
     assert ours["value"] == pytest.approx(1 - 0.85 / 1.1) and ours["spread"] == pytest.approx([0.2, 0.25])
     assert ours["goal"] == 0.25 and found["lower_than_scratch_fr_hand_300_both"]["goal"] is None
     theirs = found["lower_than_transfer_fr_hand_300_pretrained"]
     assert theirs["value"] == pytest.approx(1 - 0.85 / 0.76) and theirs["goal"] == 0.0
     assert "lower_than_transfer_fr_hand_300_scratch" not in found
-    table = method.table({"runs": [run], "figures": found, "seeds": [0, 1], "command": "python benchmarks/method.py"})
+    table = method_figures.table(
+        {"runs": [run], "figures": found, "seeds": [0, 1], "command": "python benchmarks/method.py"}
+    )
     assert "| 23 % [20, 25] | 25 % | +4.5 [-1.0, +2.0] | 14 |" in table
     assert "12 % of hidden labels guessed at its end; CER of a linear probe of the frozen encoder 90 to 50 %" in table
 

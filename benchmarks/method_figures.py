@@ -1,0 +1,99 @@
+"""The figures of `method.py`, and its table for the documentation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks import results
+from maskocr_core.judging.comparison import TITLES
+
+
+def figures(packs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """How much lower than scratch each start is, with the spread over seeds, and how pre-training stands to transfer."""
+    goals = {("fr_hand", 300): 0.25, ("fr_hand", 1000): 0.20, ("medieval_hand", 1000): 0.20}
+    found = {}
+    for name, pack in packs.items():
+        by_seed = {(row["start"], row["budget"], row["decoder"]): row["by_seed"]["all"] for row in pack["rows"]}
+        for row in pack["rows"]:
+            kind = row["budget"], row["decoder"]
+            base, own = by_seed["scratch", *kind], row["by_seed"]["all"]
+            key = f"{name}_{row['budget']}_{row['start']}" + ("" if row["decoder"] == "ctc" else f"_{row['decoder']}")
+            found[f"cer_{key}"] = {
+                "value": row["cer"]["all"]["value"],
+                "unit": "CER on the validation lines, mean over seeds",
+                "goal": None,
+                "better": "lower",
+                "spread": [min(own), max(own)],
+            }
+            if row["start"] != "scratch":
+                goal = goals.get((name, row["budget"])) if row["start"] == "pretrained" else None
+                found[f"lower_than_scratch_{key}"] = _lower(own, base, "scratch", goal)
+            if row["start"] in ("pretrained", "both") and ("transfer", *kind) in by_seed:
+                found[f"lower_than_transfer_{key}"] = _lower(own, by_seed["transfer", *kind], "transfer", 0.0)
+    return found
+
+
+def _lower(own: list[float], other: list[float], than: str, goal: float | None) -> dict[str, Any]:
+    """How much lower the mean over seeds is, as a share, and each seed for itself."""
+    shares = [1 - one / another for one, another in zip(own, other, strict=True)]
+    return {
+        "value": 1 - sum(own) / sum(other),
+        "unit": f"share of the CER of {than}",
+        "goal": goal,
+        "better": "higher",
+        "spread": [min(shares), max(shares)],
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """A row a pack, budget, decoder and start: CER on validation along fine-tuning, and against scratch and transfer."""
+    lines = [
+        "| lines | labels | start | learning rate | validation CER after ¼ of the steps | after ½ | after all | lower than scratch | goal | points to transfer [95 %] | CPU minutes of fine-tuning |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for run in result["runs"]:
+        for row in run["rows"]:
+            key = f"lower_than_scratch_{run['pack']}_{row['budget']}_{row['start']}"
+            lower = result["figures"].get(key if row["decoder"] == "ctc" else f"{key}_{row['decoder']}")
+            cells = [
+                run["pack"],
+                f"{row['budget']:,}",
+                TITLES[row["start"]] + ("" if row["decoder"] == "ctc" else f", {row['decoder']}"),
+                f"{row['learning_rate']:g}",
+                *(results.percent(row["by_seed"][mark]) for mark in ("quarter", "half", "all")),
+                _share(lower) if lower else "",
+                f"{100 * lower['goal']:.0f} %" if lower and lower["goal"] else "",
+                _points(row["differences"].get("transfer")),
+                f"{row['cpu_minutes']:.0f}",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    said = [
+        f"{run['pack']}: {run['lines']:,} validation lines of {run['documents']} documents, data `{run['data'][:12]}`, pre-training "
+        f"{run['pretraining']['metrics']['cpu_minutes']:.0f} CPU minutes{_along(run['pretraining']['along'])}, fine-tuning on {run['fine_tuned_on']}, commit "
+        f"`{run['commit'][:7]}`" + (f" with {', '.join(run['changes'])}" if run["changes"] else "")
+        for run in result["runs"]
+    ]
+    return (
+        "\n".join(lines)
+        + f"\n\n`{result['command']}`: mean and [least, most] of {len(result['seeds'])} seeds. {'; '.join(said)}."
+    )
+
+
+def _along(looks: list[dict[str, float]]) -> str:
+    """How pre-training went: labels guessed at its end, and what a linear layer read on the frozen encoder, from first to last."""
+    guessed = [look["masked_accuracy"] for look in looks if "masked_accuracy" in look]
+    probed = [look["probe_cer"] for look in looks if "probe_cer" in look]
+    said = f" ({100 * guessed[-1]:.0f} % of hidden labels guessed at its end" if guessed else ""
+    if said and probed:
+        said += f"; CER of a linear probe of the frozen encoder {100 * probed[0]:.0f} to {100 * probed[-1]:.0f} %"
+    return said + ")" if said else ""
+
+
+def _points(difference: dict[str, Any] | None) -> str:
+    if difference is None:
+        return ""
+    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * difference[name] for name in ("value", "low", "high")))
+
+
+def _share(figure: dict[str, Any]) -> str:
+    return f"{100 * figure['value']:.0f} % [{100 * figure['spread'][0]:.0f}, {100 * figure['spread'][1]:.0f}]"

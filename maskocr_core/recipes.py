@@ -82,9 +82,7 @@ PAPER_SIZES = {
     "paper-86m": Model(width=768, depth=12, heads=12),
 }
 PAPER_LINES = 50_000_000  # the paper's number of unlabelled lines
-SHARD_LINES = (
-    1 << 16
-)  # some hundred large objects for so many lines, which is what DVC and S3 like; a worker holds one shard
+SHARD_LINES = 1 << 16  # some hundred large objects for so many lines, as DVC and S3 like; a worker holds one shard
 PASSES = 2  # how often each is seen: our choice, as nothing is known of the authors' run
 
 

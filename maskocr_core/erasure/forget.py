@@ -238,8 +238,7 @@ def _shown(lists: list[storage.File]) -> dict[str, tuple[str, ...]]:
     """By URI, the ids of the lines that a page shows, from the lists beside the pages."""
     found = {}
     for file in lists:
-        with storage.open_input(file.uri) as opened:
-            ids = json.loads(bytes(opened.read()))
+        ids = json.loads(storage.content(file.uri))
         found |= {f"{file.uri.rpartition('/')[0]}/{page}": tuple(shown) for page, shown in ids.items()}
     return found
 

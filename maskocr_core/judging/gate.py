@@ -65,17 +65,17 @@ def compare(name: str, against: str, difference: Difference) -> Comparison:
         )
         return Comparison(name, "too few documents", value, None, reason)
     bound = high if value <= 0 else low
-    if (high < 0 or low > 0) and difference.documents >= AGREES_FROM and difference.p > 1 - difference.confidence:
+    if not (high < 0 or low > 0):
+        return Comparison(name, "undecided", value, bound, _undecided(name, against, difference))
+    if difference.documents >= AGREES_FROM and difference.p > 1 - difference.confidence:
         reason = (
             f"The interval of {name} minus {against} leaves out no difference, but the sign-flip test does not agree "
             f"(p = {difference.p:.2g}): few documents decide it ({_evidence(difference)}). Label lines of more documents."
         )
         return Comparison(name, "undecided", value, bound, reason)
-    if high < 0 or low > 0:
-        standing, word = ("better", "below") if high < 0 else ("worse", "above")
-        reason = f"The CER of {name} is {_points(value)} points {word} that of {against} ({_evidence(difference)})."
-        return Comparison(name, standing, value, bound, reason)
-    return Comparison(name, "undecided", value, bound, _undecided(name, against, difference))
+    standing, word = ("better", "below") if high < 0 else ("worse", "above")
+    reason = f"The CER of {name} is {_points(value)} points {word} that of {against} ({_evidence(difference)})."
+    return Comparison(name, standing, value, bound, reason)
 
 
 def protected(name: str, difference: Difference, bound: Bound, margin: float, small_blocks: bool) -> Comparison:

@@ -1,6 +1,6 @@
 """evaluate as a KFP component."""
 
-from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output, component
+from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Model, Output, component
 
 from maskocr_components import IMAGE
 
@@ -17,9 +17,10 @@ def evaluate(
     costs_uri: str,
     prices_uri: str,
     evaluation_out: Output[Artifact],
+    report: Output[HTML],
     metrics: Output[Metrics],
 ):
-    """Compare the starts, and the champion, on the test lines."""
+    """Compare the starts, and the champion, on the test lines; the report is shown in Kubeflow's own UI too."""
     from maskocr_core import config, stages
 
     numbers = stages.get("evaluate")(
@@ -35,3 +36,4 @@ def evaluate(
     )
     for name, value in numbers.items():
         metrics.log_metric(name, value)
+    report.uri = f"{evaluation_out.uri}/report.html"  # the same file: a copy would have to be found to be forgotten

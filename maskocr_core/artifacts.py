@@ -136,7 +136,7 @@ def finish(folder: Path, *, kind: str, config: dict[str, Any], metrics: dict[str
     # Names count: a split is nothing but the folder that a shard lies in.
     data = sorted(f"{entry['name']} {entry['sha256']}" for entry in entries if not entry["name"].endswith(_SHOWN))
     version = hashlib.sha256("\n".join(data).encode()).hexdigest()
-    write_json(folder / LINEAGE, _lineage())
+    write_json(folder / LINEAGE, lineage())
     write_json(
         folder / MANIFEST,
         {
@@ -275,7 +275,8 @@ def code_commit() -> str | None:
     return found or os.environ.get("MASKOCR_COMMIT") or None
 
 
-def _lineage() -> dict[str, Any]:
+def lineage() -> dict[str, Any]:
+    """What is known of the code and the run that make something now."""
     from importlib.metadata import version
 
     return {

@@ -305,6 +305,14 @@ class Config(Section):
             raise ValueError(f"codebook.components={self.codebook.components} exceeds the {pixels} pixels of a window")
         return self
 
+    def demand_old_lines(self, transfer_is_model: bool) -> None:
+        """Raises ValueError if old lines are to be replayed and a trained recogniser stands where they would come from."""
+        if transfer_is_model and self.sweep.replay:
+            raise ValueError(
+                f"sweep.replay={self.sweep.replay:g} draws old lines, and transfer_uri is a trained recognizer, which brings "
+                "none: give its lines as transfer_uri, or set sweep.replay=0 (sweep.average needs no lines)"
+            )
+
     def digest(self, sections: tuple[str, ...]) -> str:
         """sha256 of the named sections as canonical JSON: what a stage that reads only these depends on."""
         chosen = {name: getattr(self, name).model_dump(mode="json") for name in sorted(sections)}

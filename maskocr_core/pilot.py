@@ -67,6 +67,7 @@ def travel(data: str, transfer: str, protected: str, recipe: str, overrides: lis
 
 
 def _tell(work: Path, name: str, commit: str, minutes: float) -> None:
+    from maskocr_core import escaping
     from maskocr_core.judging import comparison
 
     outputs = work / "pipelines" / name
@@ -78,11 +79,14 @@ def _tell(work: Path, name: str, commit: str, minutes: float) -> None:
     )
     print(comparison.table(summary))
     print(f"\nVerdict: {summary['verdict']['verdict']}. {summary['verdict']['reason']}\n")
-    print("Sources: " + "; ".join(f"{row['source']} {row['verdict']}" for row in summary["fit"]))
+    sources = "; ".join(f"{row['source']} {row['verdict']}" for row in summary["fit"])
+    print(f"Sources: {escaping.spelled_out(sources)}")
     print("\nTest lines: a typical, a hard and the two worst ones")
     for example in summary["examples"]:
         if example["start_name"] == summary["candidate"]:
-            print(f"  written  {example['reference']}\n  read     {example['read']}\n")
+            # From strangers' documents, and a terminal obeys control characters.
+            written, read = (escaping.spelled_out(example[name]) for name in ("reference", "read"))
+            print(f"  written  {written}\n  read     {read}\n")
     elsewhere = "" if work == Path("work").absolute() else f"MLFLOW_TRACKING_URI={registration['tracking_uri']} "
     print(
         f"Data version {summary['data_version'][:12]}, in {work / 'data'} as commit {commit[:8]} (dvc pull brings it back)"

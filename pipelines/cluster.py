@@ -13,7 +13,7 @@ SETTINGS = ("maskocr-settings", ("MLFLOW_TRACKING_URI", "MASKOCR_STORE", "AWS_EN
 SECRETS = (
     ("maskocr-s3", ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), False),
     ("maskocr-mlflow-client", ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"), True),
-    ("maskocr-notify", ("MASKOCR_NOTIFY_WEBHOOK", "MASKOCR_MLFLOW_UI"), True),
+    ("maskocr-notify", ("MASKOCR_NOTIFY_WEBHOOK", "MASKOCR_NOTIFY_COMMAND", "MASKOCR_MLFLOW_UI"), True),
 )
 
 

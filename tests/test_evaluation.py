@@ -76,6 +76,20 @@ def test_with_prices_there_is_a_verdict_on_the_investment(judged):
     assert row["start"] == "transfer" and row["verdict"] in ("go", "no-go", "not yet") and row["reason"]
 
 
+def test_of_several_seeds_the_gate_judges_the_one_that_is_registered(judged):
+    root, summary = judged["root"], judged["second"]
+    runs = [run for run in Artifact(root / "recognizers").read_json("runs.json")["runs"] if run["chosen"]]
+    mine = {run["seed"]: run["validation_cer"]["all"] for run in runs if run["name"] == summary["candidate"]}
+    assert summary["candidate_seed"] == min(mine, key=lambda seed: mine[seed])
+    table = read_table(Artifact(root / "evaluation"), "predictions.parquet").to_pandas()
+    read = table[(table["start"] == summary["candidate"]) & (table["repetition"] == summary["candidate_seed"])]
+    champion = table[table["start"] == "champion"]
+    cer = read["edits"].sum() / read["characters"].sum()
+    assert summary["candidate_cer"]["value"] == pytest.approx(cer)
+    # It is the champion by now, so that nothing differs from it; the mean of the seeds would.
+    assert summary["verdict"]["lines"][0]["value"] == 0 and read["read"].tolist() == champion["read"].tolist()
+
+
 def test_old_domains_are_read_before_and_after(judged):
     rows = {(row["set"], row["start"]): row for row in judged["first"]["forgetting"]}
     assert set(rows) == {(name, start) for name in ("older", "other (transfer)") for start in ("scratch", "transfer")}
@@ -168,3 +182,82 @@ def test_a_file_of_prices_or_costs_with_a_mistake_is_told_before_anything_is_rea
     (tmp_path / "mine.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=f"mine.json.*{sentence}"):
         run_stage("evaluate", smoke, raw, tmp_path, **{name: str(tmp_path / "mine.json")})
+
+
+def test_a_recogniser_that_was_given_is_read_before_it_is_fine_tuned_too(road, raw, tmp_path):
+    settings = config.load("smoke", ["pretrain.workers=0", 'sweep.starts=["scratch", "transfer"]'])
+    for artifact in ("lines", "validation", "selection", "encoder"):
+        artifacts.publish(road[artifact], tmp_path / artifact)
+    given = road["recognizers"] / "transfer-base" / "all"
+    run_stage("finetune", settings, raw, tmp_path, transfer_uri=str(given))
+    run_stage("evaluate", settings, raw, tmp_path)
+    summary = json.loads((tmp_path / "evaluation/summary.json").read_text())
+    rows = {row["start"]: row for row in summary["forgetting"] if row["set"] == "other (transfer)"}
+    earlier = Artifact(road["evaluation"]).read_json("summary.json")["forgetting"]
+    known = next(row for row in earlier if (row["set"], row["start"]) == ("other (transfer)", "transfer"))
+    assert rows["transfer"]["before"]["value"] == known["before"]["value"] and rows["scratch"]["before"] is None
+    assert Artifact(tmp_path / "recognizers").read_json("runs.json")["went_on_from"] == str(given)
+
+
+@pytest.mark.parametrize("stage", ["ingest", "finetune"])
+def test_old_lines_cannot_be_replayed_where_a_recogniser_stands_for_them(road, raw, tmp_path, stage):
+    settings = config.load("smoke", ["pretrain.workers=0", "sweep.replay=0.2"])
+    for artifact in ("lines", "selection", "encoder"):
+        artifacts.publish(road[artifact], tmp_path / artifact)
+    given = str(road["recognizers"] / "transfer-base" / "all")
+    with pytest.raises(ValueError, match=r"sweep.replay=0.2 draws old lines, .* give its lines as transfer_uri, or"):
+        run_stage(stage, settings, raw, tmp_path, transfer_uri=given)
+
+
+def test_test_lines_of_too_few_documents_decide_nothing_and_say_so_everywhere(road, raw, tmp_path, monkeypatch):
+    """Five documents of six that are asked for: through the comparison, the gate, the page and the model card."""
+    monkeypatch.setenv("MASKOCR_RUN", "few")
+    settings = config.load("smoke", ["pretrain.workers=0", "gate.min_documents=6"])
+    for artifact in ("lines", "validation", "selection", "recognizers"):
+        artifacts.publish(road[artifact], tmp_path / artifact)
+    run_stage("evaluate", settings, raw, tmp_path)
+    summary = json.loads((tmp_path / "evaluation/summary.json").read_text())
+    assert {row["verdict"] for row in summary["starts"]} == {"baseline", "too few documents"}
+    assert all(row["cer"]["all"]["low"] != row["cer"]["all"]["low"] for row in summary["starts"])
+    page = (tmp_path / "evaluation/report.html").read_text()
+    assert "too few for an interval: label lines of more documents, not more lines of these" in page
+    run_stage("register", settings, raw, tmp_path)
+    registered.move_alias(settings.registry, "champion", "1")
+    run_stage("evaluate", settings, raw, tmp_path)
+    verdict = json.loads((tmp_path / "evaluation/summary.json").read_text())["verdict"]
+    assert verdict["verdict"] == "undecided" and "too few for an interval" in verdict["reason"]
+
+
+def test_a_champion_that_cannot_be_loaded_is_said_in_one_sentence(road, raw, tmp_path, monkeypatch):
+    monkeypatch.setenv("MASKOCR_RUN", "broken")
+    settings = config.load("smoke", ["pretrain.workers=0"])
+    for artifact in ("lines", "validation", "selection", "recognizers", "evaluation"):
+        artifacts.publish(road[artifact], tmp_path / artifact)
+    run_stage("register", settings, raw, tmp_path)
+    registered.move_alias(settings.registry, "champion", "1")
+    (weights,) = (tmp_path / "mlartifacts").rglob("recognizer.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(
+        ValueError, match=r"the champion, maskocr version 1, cannot be loaded: .*recognizer.safetensors"
+    ):
+        run_stage("evaluate", settings, raw, tmp_path)
+    weights.unlink()
+    with pytest.raises(ValueError, match="the champion, maskocr version 1, cannot be loaded: .*recognizer.safetensors"):
+        run_stage("evaluate", settings, raw, tmp_path)
+
+
+def test_the_price_file_names_the_cer_that_is_wanted_and_what_can_be_bought(judged, road, raw, tmp_path):
+    wanted = json.loads(PRICES.read_text())
+    scratch = next(row for row in judged["first"]["curves"] if row["start"] == "scratch")["curve"]
+    wanted["target_cer"] = scratch["a"] * 40 ** -scratch["b"]
+    (tmp_path / "mine.json").write_text(json.dumps(wanted))
+    for artifact in ("lines", "validation", "selection", "recognizers"):
+        artifacts.publish(judged["root"] / artifact, tmp_path / artifact)
+    run_stage("evaluate", config.load("smoke", SWEEP), raw, tmp_path, prices_uri=str(tmp_path / "mine.json"))
+    summary = json.loads((tmp_path / "evaluation/summary.json").read_text())
+    (row,) = summary["returns"]
+    assert row["break_even"]["saving"]["target_cer"] == pytest.approx(wanted["target_cer"])
+    saving = next(row for row in summary["curves"] if row["start"] == "transfer")["saving"]
+    assert saving["target_cer"] == pytest.approx(wanted["target_cer"])
+    page = (tmp_path / "evaluation/report.html").read_text()
+    assert "<li>transfer or example service (6.0 % CER): " in page

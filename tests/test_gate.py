@@ -59,7 +59,7 @@ def test_a_verdict_says_how_much_between_what_and_on_how_many_documents():
     reason = gate.compare("pretrained", "scratch", difference(-0.02, 0.01)).reason
     assert reason == (
         "The CER of pretrained is 2.00 points below that of scratch (-3.00 to -1.00 at 95% over 12 "
-        "documents; sign-flip p = 0.01, no smaller than 0.0005 possible)."
+        "documents; sign-flip p = 0.01, no smaller than 0.0005 possible; 1.40 points are what these lines show four times in five)."
     )
 
 

@@ -110,7 +110,9 @@ def test_relative_paths_are_found_from_another_folder_too(packs, tmp_path, monke
     monkeypatch.setenv("MASKOCR_MAP", "inline")
     folders = {name: os.path.relpath(artifact.folder) for name, artifact in zip(("lines", "selection"), packs)}
     seen = []
-    monkeypatch.setattr(labelling, "sample", lambda *call: seen.append(call[0].folder) or {"lines": 0})
+    monkeypatch.setattr(
+        labelling, "sample", lambda *call: seen.append(call[0].folder) or {"lines": 0, "cpu_seconds": 0.0}
+    )
     with pytest.raises(FileNotFoundError):
         stages.get("quantize")(CONFIG, **folders, codebook_out=tmp_path / "out")
     assert seen and all(folder.is_absolute() for folder in seen)

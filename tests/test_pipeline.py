@@ -61,6 +61,15 @@ def test_the_pipeline_goes_from_raw_lines_to_a_registered_model(finished):
     assert registration["alias"] == "challenger" and registration["verdict"] == "first"
 
 
+def test_the_report_is_shown_by_kubeflow_too_and_lies_nowhere_twice(finished):
+    work, _ = finished
+    said = json.loads(next(work.glob("pipelines/*/evaluate/executor_output.json")).read_text())
+    (shown,) = said["artifacts"]["report"]["artifacts"]
+    assert Path(shown["uri"]) == outputs(work, "evaluation_out")[0].folder / "report.html"
+    assert "Verdict: first" in Path(shown["uri"]).read_text()
+    assert len(list(work.glob("pipelines/*/evaluate/**/report*"))) == 2  # with the picture
+
+
 def test_the_data_version_is_in_the_manifest_on_the_mlflow_run_and_among_the_parameters_of_kfp(finished):
     import mlflow
 

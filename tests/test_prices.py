@@ -34,6 +34,7 @@ def written(path, **changed):
         ({"buy": {"name": "x", "cer": 0.1}}, "buy.price_per_line is missing: add it"),
         ({"shared_by": 0}, "shared_by is 0, but"),
         ({"lines_per_month": math.nan}, "lines_per_month is nan, but"),
+        ({"target_cer": 5}, "target_cer is 5, but input should be less than 1"),
         ({"version": 9}, "version is 9, but input should be 1"),
     ],
 )

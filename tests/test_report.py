@@ -143,6 +143,13 @@ def test_direction_overrides_and_control_characters_are_spelled_out(summary, tmp
     assert not set("\u202e\u0000\u2066") & set(html)
 
 
+def test_a_line_of_ten_thousand_characters_is_shown_whole_as_text(summary, tmp_path):
+    long = "<b>\u202e&" * 2500
+    summary["examples"][0].update(reference=long, read=long[::-1])
+    html = rendered(summary, tmp_path)
+    assert html.count("[U+202E]") == 5000 and "<b>\u202e" not in html and len(Page(html).tags) < 60_000
+
+
 def test_right_to_left_text_is_isolated_and_keeps_its_joiners(summary, tmp_path):
     summary["examples"][0].update(reference="می\u200cشود", read="می\u200cشود")
     assert '<bdi dir="auto" class="text">می\u200cشود</bdi>' in rendered(summary, tmp_path)

@@ -55,13 +55,6 @@ def test_classes_and_confusions_count_every_edit_once(references, data):
     assert [row["times"] for row in found] == sorted((row["times"] for row in found), reverse=True)
 
 
-@given(st.text(max_size=15), st.text(max_size=15))
-def test_an_alignment_says_both_lines_whole(reference, reading):
-    pieces = slices.aligned(reference, reading)
-    assert "".join(piece for piece, _ in pieces) == metrics.normalise(reference)
-    assert "".join(piece for _, piece in pieces) == metrics.normalise(reading)
-
-
 def test_a_confusion_names_a_line_that_shows_it():
     found = slices.confusions(["abc", "axc", "abc"], ["abc", "axc", "adc"])
     assert found == [{"written": "b", "read": "d", "times": 1, "of": 2, "line": 2}]

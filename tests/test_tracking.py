@@ -5,12 +5,14 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import evaluated, run_stage
 
+from maskocr_core import config
 from maskocr_core.artifacts import Artifact
 from maskocr_core.data import lines
 from maskocr_core.reader import Reader
@@ -94,6 +96,32 @@ def test_the_version_says_verdict_start_and_data(tracked, registration, road):
     assert "CER" in version.description
     for line in json.loads((road["evaluation"] / "summary.json").read_text())["verdict"]["lines"]:
         assert f"**{line['name']}**: {line['verdict']}" in version.description and line["reason"] in version.description
+
+
+def test_the_version_brings_its_card_its_settings_and_the_sources_with_their_licences(tracked, registration, road):
+    import mlflow
+
+    uri = f"models:/maskocr/{registration['version']}"
+    card, said = (
+        Path(mlflow.artifacts.download_artifacts(f"{uri}/artifacts/{name}")).read_text()
+        for name in ("model_card.md", "provenance.json")
+    )
+    said, summary = json.loads(said), Artifact(road["evaluation"]).read_json("summary.json")
+    assert said["config"] == config.load("smoke", ["pretrain.workers=0"]).model_dump(mode="json")
+    versions = {name: Artifact(road[name]).version for name in ("lines", "selection", "recognizers", "evaluation")}
+    assert said["data_versions"] == versions
+    uses = {(row["use"], row["source"]): row for row in said["sources"]}
+    documents = lines.read_table(Artifact(road["lines"]), "documents.parquet").to_pylist()
+    assert uses["fine-tuning", "rendered"]["lines"] == sum(r["lines"] for r in documents if r["split"] == "train")
+    assert ("pre-training", "noise") not in uses  # domain fit admitted nothing of it
+    start = registration["start"]
+    assert (("pre-training", "rendered") in uses) == (start in ("pretrained", "both"))
+    assert (("transfer training", "other") in uses) == (start in ("transfer", "both"))
+    for row in said["sources"]:
+        licence = row["license"] or "not stated"
+        assert f"| {row['use']} | {row['source']} | {licence} | {row['documents']:,} | {row['lines']:,} |" in card
+    assert f"CER **{100 * summary['candidate_cer']['value']:.2f} %**" in card
+    assert summary["verdict"]["reason"].split(",")[0] in card.replace("&#39;", "'")
 
 
 def test_the_verdict_is_in_the_ledger_with_the_digest_of_the_summary_which_the_version_carries(

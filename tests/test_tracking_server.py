@@ -1,10 +1,13 @@
 """MLflow as a team has it: a server, PostgreSQL behind it, artifacts in S3, and clients that have keys to neither."""
 
+import json
 import os
+from urllib.parse import quote
 
 import pandas as pd
 import pytest
 import servers
+from browsing import mlflow_ui
 from conftest import evaluated, run_stage
 
 from maskocr_core.artifacts import Artifact
@@ -81,3 +84,36 @@ def test_a_run_that_failed_is_closed_through_the_server(client, monkeypatch):
     run = tracking.run_id(Registry())
     ending.ended("smoke", [], "FAILED", "Task pretrain failed.")
     assert client.get_run(run).info.status == "FAILED"
+
+
+@pytest.mark.browser
+def test_in_the_ui_a_person_finds_the_comparison_the_version_with_its_verdict_and_the_report(
+    client, registered, address, road
+):
+    from playwright.sync_api import expect
+
+    registration = Artifact(registered[0]).read_json("registration.json")
+    summary = Artifact(road["evaluation"]).read_json("summary.json")
+    parent, ids = registration["parent_run"], list(registration["runs"].values())
+    experiment = client.get_run(parent).info.experiment_id
+    with mlflow_ui(address) as tab:
+        tab.goto(f"#/experiments/{experiment}/runs")
+        row = tab.get_by_role("row").filter(has=tab.get_by_role("link", name="by-server"))
+        row.get_by_role("button").first.click()  # which shows the starts below the run
+        for start in registration["runs"]:
+            expect(tab.get_by_role("link", name=start, exact=True)).to_be_visible()
+        tab.goto(f"#/compare-runs?runs={quote(json.dumps(ids))}&experiments={quote(json.dumps([experiment]))}")
+        expect(tab.get_by_role("link", name="cer", exact=True)).to_be_visible()
+        for row in summary["starts"]:
+            expect(tab.locator("body")).to_contain_text(f"{row['cer']['all']['value']:.3f}")
+        tab.goto(f"#/models/maskocr/versions/{registration['version']}")
+        expect(tab.get_by_text("@ challenger")).to_be_visible()
+        expect(tab.get_by_text("There is no champion to compare").first).to_be_visible()
+        for line in summary["verdict"]["lines"]:
+            expect(tab.locator("body")).to_contain_text(f"{line['name']}: {line['verdict']}")
+        tab.goto(f"#/experiments/{experiment}/runs/{parent}/artifacts")
+        tab.get_by_text("report.html", exact=True).click()
+        page = tab.frame_locator("iframe.mlflow-html-iframe")
+        expect(page.get_by_role("heading", name="Verdict: first")).to_be_visible()
+        tab.get_by_text("report.png", exact=True).click()
+        expect(tab.get_by_role("img", name="report.png").or_(tab.locator("img[src*=blob]")).first).to_be_visible()

@@ -10,9 +10,11 @@ import sys
 
 from maskocr_core.cli.app import app
 from maskocr_core.cli.stage_commands import flag
+from maskocr_core.escaping import spelled_out
 
 from maskocr_core.cli import pipelines, data, models, planning, operate, machine  # isort: skip  # noqa: F401  in the order of `--help`
 
+_LAYOUT = "\n\t"
 __all__ = ["app", "flag", "main"]
 
 
@@ -40,5 +42,6 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"maskocr: {message}", file=sys.stderr)
+    # A sentence may quote what stands in somebody's file, and a terminal obeys control characters.
+    print(f"maskocr: {spelled_out(message, _LAYOUT)}", file=sys.stderr)
     sys.exit(code)

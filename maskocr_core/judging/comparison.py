@@ -62,13 +62,13 @@ class Test:
 def compare(
     test: Test,
     readings: list[Readings],
-    candidate: str,
+    candidate: Readings,
     champion: list[str] | None,
     checks: Sequence[gate.Comparison] = (),
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows of the table, one a start, and the verdict as plain dicts.
 
-    candidate: the start chosen on validation. champion: what the champion reads of the same lines now, None without one.
+    candidate: what the recogniser read that was chosen on validation, one seed of its start. champion: what the champion reads of the same lines now, None without one.
     checks: what else the verdict hangs on. The starts are held against `scratch`, or against the first one where scratch
     was not run.
     """
@@ -80,9 +80,8 @@ def compare(
         for row in readings
     ]
     rows = [_row(test, reading, standing) for reading, standing in zip(readings, standings)]
-    chosen = next(row for row in readings if row.start == candidate)
-    against = test.difference(chosen.by_mark["all"], [champion]) if champion is not None else None
-    return rows, asdict(gate.decide(f"the start {candidate!r}", standings, against, checks))
+    against = test.difference(candidate.by_mark["all"], [champion]) if champion is not None else None
+    return rows, asdict(gate.decide(f"the start {candidate.start!r}", standings, against, checks))
 
 
 def efficiency(test: Test, readings: Sequence[Readings]) -> list[dict[str, Any]]:

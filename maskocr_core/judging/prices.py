@@ -38,6 +38,8 @@ class Prices(Section):
     """price of an hour of one GPU"""
     cpu_hour: Amount
     """price of an hour of one CPU core"""
+    target_cer: Annotated[float, Strict(), Field(gt=0.0, lt=1.0)] | None = None
+    """CER that is wanted, as a share (0.05, not 5); left out for what scratch reaches with all labels"""
     shared_by: Annotated[int, Strict(), Field(ge=1)] = 1
     """how many recognisers (collections, retrainings) share one pre-training"""
     buy: Buy | None = None

@@ -53,7 +53,7 @@ def render(summary: dict[str, Any], out: Path) -> None:
       verdict: {verdict, reason, lines: [{name, verdict, value, bound, reason}]} (`gate.Verdict` as a dict)
       data_version: str;  documents, lines: int, of the test set
       starts: [{start, verdict, budget, size, seeds, learning_rate, cer: {quarter, half, all}, wer, exact,
-        cpu_minutes: {finetune, pretrain?, transfer?}, curve: [[step, validation CER], ...]}], where `wer` and each of
+        cpu_minutes: {finetune, pretrain?, transfer?}, gpu_minutes?: the same, curve: [[step, validation CER], ...]}], where `wer` and each of
         the three `cer` (after a quarter, half and all of the steps) are {value, low, high}
       sizes?: as `reading.sizes` makes them
       examples?: [{line_id, start_name, reference, read, image_png: base64 or None}]

@@ -16,7 +16,6 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 from maskocr_core.judging import metrics, statistics
-from maskocr_core.judging.metrics import normalise
 
 SHORT, LONG = 20, 60
 """Characters below which a line is short and from which it is long: a catchword or number, and a full line of prose."""
@@ -145,15 +144,6 @@ def confusions(references: Sequence[str], readings: Sequence[str], most: int = 1
     return [
         {"written": pair[0], "read": pair[1], "times": times[pair], "of": there[pair[0]], "line": example[pair]}
         for pair in ranked
-    ]
-
-
-def aligned(reference: str, reading: str) -> list[tuple[str, str]]:
-    """A line written and read, in pieces that stand over each other: equal ones, and those that differ ("" where nothing is)."""
-    reference, reading = normalise(reference), normalise(reading)
-    return [
-        (reference[block.src_start : block.src_end], reading[block.dest_start : block.dest_end])
-        for block in Levenshtein.opcodes(reference, reading)
     ]
 
 

@@ -17,12 +17,12 @@ from maskocr_core.judging.weights import Weights
 
 
 def costs(
-    test: Test, readings: Sequence[Readings], candidate: str, champion: Readings | None, weights: Weights
+    test: Test, readings: Sequence[Readings], candidate: Readings, champion: Readings | None, weights: Weights
 ) -> tuple[dict[str, Any], list[gate.Comparison]]:
     """Expected cost a line of every start, and whether the candidate's errors cost more than the champion's.
 
-    The candidate is held against the champion, or without one against the baseline, with every weight halved and doubled
-    in turn. Returns what the summary holds, and the gate's check, none without a champion.
+    The candidate, one seed of its start, is held against the champion, or without one against the baseline, with every
+    weight halved and doubled in turn. Returns what the summary holds, and the gate's check, none without a champion.
     """
     settings = (test.confidence, test.min_documents)
     per_line = {row.start: _means(test, row, weights) for row in readings}
@@ -37,13 +37,14 @@ def costs(
         "difference": None,
         "sensitivity": None,
     }
-    chosen = next(row for row in readings if row.start == candidate)
     other = champion or next((row for row in readings if row.start == "scratch"), readings[0])
-    if other is chosen:
+    if other.start == candidate.start:
         return found, []
-    against = cost.cost_difference(per_line[candidate], _means(test, other, weights), test.documents, *settings)
+    against = cost.cost_difference(
+        _means(test, candidate, weights), _means(test, other, weights), test.documents, *settings
+    )
     moved = cost.sensitivity(
-        test.references, chosen.by_mark["all"], other.by_mark["all"], test.documents, weights, None, *settings
+        test.references, candidate.by_mark["all"], other.by_mark["all"], test.documents, weights, None, *settings
     )
     found |= {
         "against": other.start,
@@ -68,15 +69,15 @@ def points(efficiency: Sequence[dict[str, Any]], confidence: float) -> list[curv
     ]
 
 
-def label_efficiency(measured: Sequence[curves.Point]) -> list[dict[str, Any]]:
-    """The fitted curve of each start, and how many labels it saves at the CER that scratch reaches with its largest budget."""
+def label_efficiency(measured: Sequence[curves.Point], target_cer: float | None = None) -> list[dict[str, Any]]:
+    """The fitted curve of each start, and how many labels it saves at a CER: at what scratch reaches with its largest budget."""
     fitted = {start: curves.fit(measured, start) for start in dict.fromkeys(point.start for point in measured)}
     rows = []
     for start, curve in fitted.items():
         row = {"start": start, "curve": asdict(curve), "saving": None}
         scratch = fitted.get("scratch")
         if scratch and start != "scratch" and not scratch.reason and not curve.reason:
-            target = curves.cer_at(scratch, scratch.largest)
+            target = target_cer or curves.cer_at(scratch, scratch.largest)
             row["saving"] = asdict(curves.labels_saved(scratch, curve, target))
         rows.append(row)
     return rows
@@ -87,14 +88,17 @@ def returns(measured: Sequence[curves.Point], compute: dict[str, Compute], price
     starts = dict.fromkeys(point.start for point in measured)
     if "scratch" not in starts:
         return []
-    return [asdict(roi.judge(measured, compute, prices, start)) for start in starts if start != "scratch"]
+    others = [start for start in starts if start != "scratch"]
+    return [asdict(roi.judge(measured, compute, prices, start, prices.target_cer)) for start in others]
 
 
 def compute_of(rows: Sequence[dict[str, Any]]) -> dict[str, Compute]:
-    """Hours of each start from the rows of the comparison, whose `cpu_minutes` are those of processors."""
+    """Hours of processors and GPUs of each start, from the rows of the comparison."""
     return {
         row["start"]: Compute(
+            gpu_hours=(row["gpu_minutes"]["pretrain"] + row["gpu_minutes"]["transfer"]) / 60,
             cpu_hours=(row["cpu_minutes"]["pretrain"] + row["cpu_minutes"]["transfer"]) / 60,
+            tuning_gpu_hours=row["gpu_minutes"]["finetune"] / 60,
             tuning_cpu_hours=row["cpu_minutes"]["finetune"] / 60,
         )
         for row in rows

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -96,6 +97,13 @@ def check() -> str:
 def has_gpus(ray: Any) -> bool:
     """Whether to ask for GPUs: the cluster has one, or MASKOCR_GPUS=1 says that its autoscaler brings one to who asks."""
     return os.environ.get("MASKOCR_GPUS") == "1" or ray.cluster_resources().get("GPU", 0) > 0
+
+
+def gpus_held() -> float:
+    """GPUs that Ray gave the task or actor which this process is; 1 where Ray has nothing to do with it."""
+    if "ray" not in sys.modules or not sys.modules["ray"].is_initialized():
+        return 1.0
+    return sys.modules["ray"].get_runtime_context().get_assigned_resources().get("GPU", 0.0)
 
 
 def each(function: Callable[..., Any], calls: list[tuple[Any, ...]], jobs: int) -> list[Any]:

@@ -24,8 +24,7 @@ def version_with(registry: Registry, tags: dict[str, str]) -> str | None:
 def log_model(
     registry: Registry,
     run: str,
-    recognizer: Path,
-    saw: Path,
+    files: dict[str, Path],
     sample: Any,
     examples: Any,
     check: Any,
@@ -33,7 +32,7 @@ def log_model(
 ) -> str:
     """Log a recogniser as a pyfunc model on `run`, load it back, `check` it, and only then register it with `tags`; the version.
 
-    saw: file that says which documents it was trained on. sample, examples: DataFrames with a column `image` of encoded
+    files: what the model consists of, by name: the folder of the `recognizer`, and files that go with it. sample, examples: DataFrames with a column `image` of encoded
     images; the one of `sample` is kept with the model for people to see, so it may be nobody's line. check: called with the model's output for them, raises
     if the model does not reproduce what was evaluated; then no version is made.
     """
@@ -51,7 +50,7 @@ def log_model(
         logged = mlflow.pyfunc.log_model(
             name="recognizer",
             python_model=str(Path(__file__).parents[1] / "served_model.py"),
-            artifacts={"recognizer": str(recognizer), "saw": str(saw)},
+            artifacts={name: str(path) for name, path in files.items()},
             signature=signature,
             input_example=sample,
             pip_requirements=[f"maskocr=={version('maskocr')}"],

@@ -363,9 +363,10 @@ def _figures(row: dict[str, Any]) -> dict[str, float]:
         "exact_lines": row["exact"],
         "validation_cer": row["validation_cer"],
     }
-    return {name: value for name, value in figures.items() if value == value} | {
-        f"cpu_minutes_{name}": value for name, value in row["cpu_minutes"].items()
-    }
+    minutes = {f"{what}_{name}": value for what in ("cpu_minutes", "gpu_minutes") for name, value in row[what].items()}
+    if not any(row["gpu_minutes"].values()):
+        minutes = {name: value for name, value in minutes.items() if name.startswith("cpu")}
+    return {name: value for name, value in figures.items() if value == value} | minutes
 
 
 def _now() -> int:

@@ -40,12 +40,11 @@ def evaluate(
     from maskocr_core.artifacts import Artifact
     from maskocr_core.data import lines as schema
     from maskocr_core.judging import prices, report, weights
-    from maskocr_core.services import registered, storage, tracking
+    from maskocr_core.services import storage, tracking
     from maskocr_core.training import judged, reading
 
     folder = Artifact(recognizers).local(scratch(evaluation_out) / "recognizers")
-    version = registered.version_of(config.registry, "champion")
-    champion = registered.recognizer_folder(f"models:/{config.registry.model}/{version}") if version else None
+    champion, version = judged.champion_of(config.registry)
     inputs = judged.Inputs(Artifact(lines), Artifact(validation), Artifact(selection), folder, champion, version)
     source = inputs.of_split("test", config.data)
     runs = Artifact(recognizers).read_json("runs.json")
@@ -78,23 +77,24 @@ def _summary(config, inputs, runs, source, readings, against, weights, prices) -
     from maskocr_core.training import judged, reading
 
     candidate = reading.candidate(runs["runs"])
-    chosen = next(row for row in readings if row.start == candidate)
-    seed = next(run["seed"] for run in runs["runs"] if run["chosen"] and run["name"] == candidate)
+    chosen = candidate.of(next(row for row in readings if row.start == candidate.start))
     test, fit = judged.of(source, config), inputs.selection.read_json("verdicts.json")
     smaller = reading.read_smaller_budgets(inputs.recognizers, runs["runs"], source)
     forgetting, checks = judged.read_old(inputs, runs, config, candidate)
-    checks += judged.data_checks(inputs, source, candidate, seed, fit)
-    costs, costly = value.costs(test, readings, candidate, against[0] if against else None, weights)
-    trust = judged.confidence(inputs, source, chosen, seed, config, weights)
+    checks += judged.data_checks(inputs, source, candidate, fit)
+    costs, costly = value.costs(test, readings, chosen, against[0] if against else None, weights)
+    trust = judged.confidence(inputs, source, chosen, inputs.recognizers / candidate.folder, config, weights)
     champion = against[0].by_mark["all"][0] if against else None
     checks = [*checks, *costly, trust.check]
-    rows, verdict = comparison.compare(test, readings, candidate, champion, checks)
+    rows, verdict = comparison.compare(test, readings, chosen, champion, checks)
     starts = [reading.with_costs(row, runs) for row in rows]
     efficiency = comparison.efficiency(test, readings + smaller)
     measured = value.points(efficiency, config.gate.confidence)
     return {
         "verdict": verdict,
-        "candidate": candidate,
+        "candidate": candidate.start,
+        "candidate_seed": candidate.seed,
+        "candidate_cer": test.interval(chosen.by_mark["all"]),
         "champion": inputs.champion_version,
         "data_version": inputs.lines.version,
         "test_version": judged.version_of(source),
@@ -105,13 +105,13 @@ def _summary(config, inputs, runs, source, readings, against, weights, prices) -
         "starts": starts,
         "sizes": reading.sizes(runs),
         "efficiency": efficiency,
-        "curves": value.label_efficiency(measured),
+        "curves": value.label_efficiency(measured, prices.target_cer if prices else None),
         "returns": value.returns(measured, value.compute_of(starts), prices) if prices else [],
         "costs": costs,
         "calibration": trust.said,
         "forgetting": forgetting,
         **judged.found(source, chosen, config, inputs.validation),
-        "examples": reading.examples(source, readings, candidate),
+        "examples": reading.examples(source, readings, chosen),
         "fit": fit,
         "notes": reading.notes(inputs.lines, runs) + inputs.validation.read_json("verdict.json")["notes"],
     }, {"confidence_plot": base64.b64encode(trust.plot).decode()}

@@ -18,8 +18,10 @@ def finetune(
     selection: admitted line ids, as fit writes them.
     encoder: the pre-trained encoder, as pretrain writes it, with those of other sizes if it made any: every start is made in each.
     transfer_uri: as ingest takes it: labelled lines are read from `lines`; a trained recognizer is read from here.
-    recognizers_out: `runs.json` with every run's curve, and the best recognizers at ¼, ½ and all of the steps, with `saw.json`: digests of the documents that each was trained on; `calibration.json` beside those of the best start.
+    recognizers_out: `runs.json` with every run's curve, and the best recognizers at ¼, ½ and all of the steps, with `saw.json`: digests of the documents that each was trained on; `calibration.json` beside the candidate: the one that may be registered.
     """
+    import shutil
+
     from maskocr_core import artifacts
     from maskocr_core.artifacts import Artifact
     from maskocr_core.data import batches, readers
@@ -38,6 +40,7 @@ def finetune(
     given = readers.is_model(transfer_uri)
     has_transfer_lines = not given and schema.count(Artifact(lines), "transfer-train") > 0
     labelled = schema.selected(Artifact(lines), Artifact(selection), "train").num_rows
+    config.demand_old_lines(given)
     config = sweep.within(config, labelled)
     starts = sweep.possible_starts(config.sweep.starts, has_transfer_lines, given)
     bases = sweep.transfer_runs(starts, config, encoder) if has_transfer_lines else []
@@ -58,18 +61,18 @@ def finetune(
         kept = recognizers_out / sweep.folder_of(run, runs)
         sweep.collect(place(run), kept)
         sweep.seen(run.name, seen).write(kept)
+    if given and "transfer" in starts:
+        shutil.copytree(recognizers["transfer", ""], recognizers_out / "transfer-base" / "all")
     for run in sweep.of_chosen(bases, best, runs):
         kept = recognizers_out / run.name.replace(" ", "-")
         sweep.collect(place(run), kept, ("all",))
         sweep.seen_before(run.name.removesuffix(" base"), seen).write(kept)
     reading.keep_pictures(Artifact(encoder), recognizers_out)
-    made = sweep.summary(runs, results, best, based, Artifact(encoder), config)
-    start = reading.candidate(made["runs"])
+    made = sweep.summary(runs, results, best, based, Artifact(encoder), config, transfer_uri if given else None)
     validation = batches.Lines(
         Artifact(lines), schema.selected(Artifact(lines), Artifact(selection), "val"), config.data
     )
-    for seed in config.sweep.seeds:
-        calibrating.calibrate(recognizers_out / f"{start}-{seed}" / "all", validation)
+    calibrating.calibrate(recognizers_out / reading.candidate(made["runs"]).folder / "all", validation)
     artifacts.write_json(recognizers_out / "runs.json", made)
     return {
         f"{run.name}_validation_cer": results[runs.index(run)]["validation_cer"]["all"]
@@ -77,5 +80,6 @@ def finetune(
         if run.seed == config.sweep.seeds[0] and sweep.has_all_labels(run, runs)
     } | {
         "cpu_minutes": sum(result["cpu_seconds"] for result in results) / 60,
+        "gpu_minutes": sum(result["gpu_seconds"] for result in results) / 60,
         "resumed_at": max(result["resumed_at"] for result in results),
     }

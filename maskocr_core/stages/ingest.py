@@ -86,7 +86,9 @@ def _sources(config: Config, data_uri: str, transfer_uri: str, protected_uris: s
     from maskocr_core.services import storage
 
     found = [("", storage.absolute(data_uri), config.data)]
-    if transfer_uri and not readers.is_model(transfer_uri):
+    given_model = bool(transfer_uri) and readers.is_model(transfer_uri)
+    config.demand_old_lines(given_model)  # here, or it would be known after hours of pre-training
+    if transfer_uri and not given_model:
         # A transfer source only lends its labels: it needs no test lines, and those it brings have no use here.
         lending = config.data.model_copy(update={"test_share": 0.0})
         found.append(("transfer-", storage.absolute(transfer_uri), lending))

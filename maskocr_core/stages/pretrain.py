@@ -61,7 +61,11 @@ def pretrain(
             "masked_loss", "visible_loss", "masked_accuracy", "probe_cer", "lines_per_second", "resumed_at", "steps"
         )  # fmt: skip
         found = {name: figures[name] for name in kept if name in figures}
-        return found | {"cpu_minutes": (figures["cpu_seconds"] + label_seconds) / 60}
+        labelled = Artifact(codebook).metrics["cpu_minutes"] + label_seconds / 60
+        return found | {
+            "cpu_minutes": figures["cpu_seconds"] / 60 + labelled,
+            "gpu_minutes": figures["gpu_seconds"] / 60,
+        }
 
     figures = train("", folder, encoder_out)
     for size in config.pretrain.sizes:

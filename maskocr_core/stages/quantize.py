@@ -37,6 +37,8 @@ def quantize(
     codebook_uri: codebook to keep while it suits these lines (retrain.keep_perplexity): its folder, or a registered model whose run kept it (models:/name@alias); empty for a new one.
     codebook_out: centroids (K, F) float32 with the projection that leads to them, how many steps have each label, and a picture of what each looks like.
     """
+    import time
+
     from maskocr_core import artifacts
     from maskocr_core.artifacts import Artifact
     from maskocr_core.data import lines as schema
@@ -50,19 +52,20 @@ def quantize(
     shards = {schema.part_of(shard): shard for shard in schema.accepted_shards(*inputs)}
     sample = labelling.shares(*inputs, list(shards.values()), config, features, MAX_BYTES)
     calls = {name: (*inputs, shard, config, sample) for name, shard in shards.items()}
-    keep, own = False, 0.0
+    keep, own, seconds = False, 0.0, 0.0
     if codebook_uri:
         book, own = _given(codebook_uri, config, scratch(codebook_out))
-        sizes, portraits = _counted(
-            book, calls, config, parts, codebook_out, labelling.Say("quantize: given", len(calls))
-        )
+        say = labelling.Say("quantize: given", len(calls))
+        sizes, portraits = _counted(book, calls, config, parts, codebook_out, say)
         keep = _suits(_perplexity(sizes), own, config.retrain.keep_perplexity)
     if not keep:
         say = labelling.Say("quantize", 2 * len(calls))
         mapping.over(
             labelling.sample, {name: (*call, features) for name, call in calls.items()}, parts / "steps", say=say
         )
+        began = time.process_time()
         book = _clustered([parts / "steps" / name for name in calls], config, features)
+        seconds = time.process_time() - began
         sizes, portraits = _counted(book, calls, config, parts, codebook_out, say)
     checkpoint.save_codebook(replace(book, portraits=portraits), config.data, codebook_out)
     artifacts.write_bytes(codebook_out / "codebook.png", pictures.png(pictures.of_codebook(portraits.numpy(), sizes)))
@@ -77,6 +80,7 @@ def quantize(
         "most_frequent_label_share": float(sizes.max() / sizes.sum()),
         "smallest_cluster_share": float(sizes.min() / sizes.sum()),
         "steps": float(sizes.sum()),
+        "cpu_minutes": (say.cpu_seconds + seconds) / 60,
     }
 
 

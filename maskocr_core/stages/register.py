@@ -13,6 +13,8 @@ from maskocr_core.stages import scratch, stage
 if TYPE_CHECKING:
     import pandas as pd
 
+    from maskocr_core.training.reading import Candidate
+
 CHECKED_LINES = 16
 
 
@@ -36,13 +38,15 @@ def register(
     from maskocr_core.artifacts import Artifact
     from maskocr_core.data import lines as schema
     from maskocr_core.services import notify, registered, tracking
+    from maskocr_core.training import reading
 
     tracking.check()
     promotion.notice(config.registry)  # first, since no version is to be made that the ledger cannot take
     content = Artifact(evaluation).read_bytes("summary.json")
     summary, digest = json.loads(content), hashlib.sha256(content).hexdigest()
-    candidate, verdict = summary["candidate"], summary["verdict"]
+    verdict = summary["verdict"]
     runs = Artifact(recognizers).read_json("runs.json")["runs"]
+    chosen = reading.candidate(runs)
     fetched = scratch(registration_out)
     ids = tracking.log_comparison(
         config.registry, summary, Artifact(evaluation).local(fetched / "evaluation"), {"recipe": config.recipe}, runs
@@ -53,15 +57,14 @@ def register(
         print(f"register: version {version} is this model with this verdict: nothing is registered twice", flush=True)
         alias = "challenger" if registered.version_of(config.registry, "challenger") == version else None
     else:
-        seed = next(run["seed"] for run in runs if run["chosen"] and run["name"] == candidate)
-        home = Artifact(recognizers).local(fetched / "recognizers") / f"{candidate}-{seed}"
-        wanted = _evaluated(evaluation, candidate)
+        home = Artifact(recognizers).local(fetched / "recognizers") / chosen.folder
+        wanted = _evaluated(evaluation, chosen)
         # One without a verdict is what a run left that died before it wrote that down.
         version = version or registered.log_model(
             config.registry,
-            ids[candidate],
-            home / "all",
-            home / "saw.json",
+            ids[chosen.start],
+            {"recognizer": home / "all", "saw": home / "saw.json"}
+            | _papers(config, lines, recognizers, evaluation, summary, home, fetched / "papers"),
             pd.DataFrame({"image": [_nobodys_line()]}),
             pd.DataFrame({"image": schema.images_of(Artifact(lines), "test", wanted["line_id"].tolist())}),
             lambda output: _demand_same(wanted, output),
@@ -78,14 +81,15 @@ def register(
             "version": version,
             "alias": alias,
             "verdict": verdict["verdict"],
-            "start": candidate,
+            "start": chosen.start,
+            "seed": chosen.seed,
             "tracking_uri": tracking.uri(),
             "parent_run": tracking.run_id(config.registry),
             "runs": ids,
         },
     )
     print(
-        f"register: {config.registry.model} version {version} ({candidate}), verdict {verdict['verdict']}"
+        f"register: {config.registry.model} version {version} ({chosen.start}, seed {chosen.seed}), verdict {verdict['verdict']}"
         + (f", alias {alias}" if alias else ""),
         flush=True,
     )
@@ -94,13 +98,51 @@ def register(
     return {"version": float(version)}
 
 
-def _evaluated(evaluation: Path, start: str) -> pd.DataFrame:
-    """What the first recogniser of a start was found to read of some test lines: `line_id` and `read`, a row a line."""
+def _evaluated(evaluation: Path, chosen: Candidate) -> pd.DataFrame:
+    """What the candidate was found to read of some test lines: `line_id` and `read`, a row a line."""
     from maskocr_core.artifacts import Artifact
     from maskocr_core.data import lines as schema
 
     predictions = schema.read_table(Artifact(evaluation), "predictions.parquet").to_pandas()
-    return predictions[(predictions["start"] == start) & (predictions["repetition"] == 0)].head(CHECKED_LINES)
+    mine = (predictions["start"] == chosen.start) & (predictions["repetition"] == chosen.repetition)
+    return predictions[mine].head(CHECKED_LINES)
+
+
+def _papers(
+    config: Config, lines: Path, recognizers: Path, evaluation: Path, summary: dict, home: Path, folder: Path
+) -> dict[str, Path]:
+    """The model card, and `provenance.json`: every setting, the data's versions, the sources with their licences."""
+    from maskocr_core import artifacts
+    from maskocr_core.artifacts import Artifact
+    from maskocr_core.data import provenance
+    from maskocr_core.judging import model_card
+
+    trained = {"transfer": ("transfer-train", "transfer-val"), "pretrained": ("unlabeled",)}
+    trained |= {"scratch": (), "both": trained["transfer"] + trained["pretrained"]}
+    admitted = [row["source"] for row in summary["fit"] if row["weight"] > 0]
+    sources = provenance.sources(
+        Artifact(lines), ("train", "val", *trained[summary["candidate"]], "test", "protected-test"), admitted
+    )
+    lineage = artifacts.lineage()
+    made = {name: lineage[name] for name in ("maskocr", "commit")} | {
+        "recipe": config.recipe,
+        "model": config.registry.model,
+        "went_on_from": Artifact(recognizers).read_json("runs.json")["went_on_from"],
+    }
+    facts = json.loads((home / "all" / "recognizer.json").read_text())
+    recognizer = facts | {"characters": len(facts["characters"])}
+    versions = {
+        "lines": Artifact(lines).version,
+        "selection": summary["selection_version"],
+        "recognizers": Artifact(recognizers).version,
+        "evaluation": Artifact(evaluation).version,
+    }
+    files = {"model_card": folder / "model_card.md", "provenance": folder / "provenance.json"}
+    card = model_card.text(summary, recognizer, sources, made)
+    artifacts.write_bytes(files["model_card"], card.encode())
+    said = made | {"config": config.model_dump(mode="json"), "data_versions": versions, "sources": sources}
+    artifacts.write_json(files["provenance"], said)
+    return files
 
 
 def _nobodys_line() -> bytes:
@@ -132,13 +174,13 @@ def _described(summary: dict) -> tuple[dict[str, str], str]:
     from maskocr_core.judging import comparison
 
     candidate, verdict = summary["candidate"], summary["verdict"]
-    cer = next(row["cer"]["all"]["value"] for row in summary["starts"] if row["start"] == candidate)
     tags = {
         "verdict": verdict["verdict"],
         "start": candidate,
+        "seed": str(summary["candidate_seed"]),
         "data_version": summary["data_version"],
         "judged_against": summary["champion"] or "",
-        "test_cer": f"{cer:.4f}",
+        "test_cer": f"{summary['candidate_cer']['value']:.4f}",
     }
     lines = "".join(
         f"\n- **{line['name']}**: {line['verdict']}{_numbers(line)}. {line['reason']}" for line in verdict["lines"]

@@ -17,6 +17,7 @@ from torch import nn
 
 from maskocr_core.data.batches import Batch
 from maskocr_core.model.encoder import Block
+from maskocr_core.services import cluster
 
 
 def here() -> torch.device:
@@ -27,6 +28,11 @@ def here() -> torch.device:
 def name() -> str:
     """What `here` is, in words."""
     return torch.cuda.get_device_name() if here().type == "cuda" else f"{os.cpu_count()} CPU cores"
+
+
+def gpus_held(device: torch.device) -> float:
+    """GPUs that this process keeps from others: the share that Ray gave it, else one; none on a CPU."""
+    return 0.0 if device.type == "cpu" else cluster.gpus_held()
 
 
 def moved(batch: Batch, device: torch.device) -> Batch:

@@ -82,8 +82,8 @@ def train(run: Run, config: Config, data: Path, selection: Path, folder: Path) -
     """Carry out one run in `folder`, resuming what is there; returns and writes `result.json` when it is finished.
 
     Validates evenly over the steps on all validation lines and keeps, at ¼, ½ and all of the steps, the best recogniser
-    so far, in `folder/<mark>/`. The result has the validation curve, CER at the marks, the CPU seconds and how many
-    characters were new to the recogniser it started from.
+    so far, in `folder/<mark>/`. The result has the validation curve, CER at the marks, the seconds of processors and GPUs and
+    how many characters were new to the recogniser it started from.
     """
     folder.mkdir(parents=True, exist_ok=True)
     kept = KeptRun(folder)
@@ -101,7 +101,7 @@ def _train(run: Run, config: Config, data: Path, selection: Path, kept: KeptRun)
     torch.set_num_threads(1)
     torch.manual_seed(run.seed)
     artifact, chosen = Artifact(data), Artifact(selection)
-    training_table = budgets.nested(lines.selected(artifact, chosen, run.splits[0]), run.budget)
+    training_table = budgets.nested(lines.selected(artifact, chosen, run.splits[0]), run.budget, config.data.split_unit)
     source = batches.Lines(artifact, training_table, config.data)
     drawn = batches.Lines(artifact, _with_old(training_table, run, config, artifact, chosen), config.data)
     validation = batches.Lines(artifact, lines.selected(artifact, chosen, run.splits[1]), config.data)
@@ -144,7 +144,7 @@ def _train(run: Run, config: Config, data: Path, selection: Path, kept: KeptRun)
         "new_characters": new_characters,
         "curve": curve.points,
         "validation_cer": curve.at_marks(),
-        **{name: figures[name] for name in ("cpu_seconds", "resumed_at", "loss")},
+        **{name: figures[name] for name in ("cpu_seconds", "gpu_seconds", "resumed_at", "loss")},
     }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from maskocr_core.artifacts import Artifact
-from maskocr_core.config import Config, Data
+from maskocr_core.config import Config, Data, Registry
 from maskocr_core.data import lines as schema
 from maskocr_core.data.batches import Lines
 from maskocr_core.data.tombstones import digest
@@ -20,7 +20,9 @@ from maskocr_core.judging.comparison import Readings, Test
 from maskocr_core.judging.confidence import assessment, calibration, operating
 from maskocr_core.judging.value import finite
 from maskocr_core.judging.weights import Weights
+from maskocr_core.services import registered
 from maskocr_core.training import calibrating, checkpoint, reading, saw
+from maskocr_core.training.reading import Candidate
 
 OLD = ("protected-test", "transfer-val")  # splits whose lines a new model must go on reading
 GRADES = ("contrast", "sharpness")  # columns of what validate measures
@@ -67,13 +69,32 @@ def protected_sets(inputs: Inputs, data: Data) -> dict[str, Lines]:
     return sets
 
 
+def champion_of(registry: Registry) -> tuple[Path | None, str | None]:
+    """Folder and version of the champion; None where there is none.
+
+    Raises ValueError where it cannot be loaded, before hours go into what would be held against it.
+    """
+    version = registered.version_of(registry, "champion")
+    if not version:
+        return None, None
+    try:
+        folder = registered.recognizer_folder(f"models:/{registry.model}/{version}")
+        checkpoint.load_recognizer(folder)
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"the champion, {registry.model} version {version}, cannot be loaded: {error}; bring its files back to where "
+            "MLflow keeps them, or make another version champion (maskocr rollback, maskocr promote)"
+        ) from None
+    return folder, version
+
+
 def read_champion(folder: Path, source: Lines) -> Readings:
     texts, confidences = reading.read_with(folder, source, "champion")
     return Readings("champion", {"all": [texts]}, 0, (confidences,))
 
 
 def read_old(
-    inputs: Inputs, runs: dict[str, Any], config: Config, candidate: str
+    inputs: Inputs, runs: dict[str, Any], config: Config, candidate: Candidate
 ) -> tuple[list[dict[str, Any]], list[gate.Comparison]]:
     """How each start reads the protected sets after fine-tuning, and before it; and the candidate's checks against the champion."""
     rows, against = [], {}
@@ -86,9 +107,9 @@ def read_old(
                 texts, _ = reading.read_with(base, source, f"{after.start} before fine-tuning")
                 before = Readings(after.start, {"all": [texts]})
             rows.append(comparison.forgetting(name, test, before, after))
-            if after.start == candidate and inputs.champion:
+            if after.start == candidate.start and inputs.champion:
                 champion = read_champion(inputs.champion, source).by_mark["all"][0]
-                against[name] = (test, after.by_mark["all"], champion)
+                against[name] = (test, candidate.of(after).by_mark["all"], champion)
     checks = comparison.protected(against, config.gate.margin, config.gate.small_slices == "block")
     return rows, checks
 
@@ -115,7 +136,7 @@ def _number(value: float | None) -> float:
 
 
 def found(source: Lines, candidate: Readings, config: Config, validation: Artifact) -> dict[str, list[dict[str, Any]]]:
-    """Where the candidate's errors are: `slices`, `classes` of characters and `confusions` (the first seed's)."""
+    """Where the candidate's errors are: `slices`, `classes` of characters and `confusions`."""
     texts = candidate.by_mark["all"]
     gate_ = config.gate
     cut = slices.slices(source.texts, texts, facts_of(source, validation), gate_.confidence, gate_.min_documents)
@@ -127,12 +148,10 @@ def found(source: Lines, candidate: Readings, config: Config, validation: Artifa
     }
 
 
-def data_checks(
-    inputs: Inputs, source: Lines, candidate: str, seed: int, verdicts: list[dict]
-) -> list[gate.Comparison]:
+def data_checks(inputs: Inputs, source: Lines, candidate: Candidate, verdicts: list[dict]) -> list[gate.Comparison]:
     """That the candidate was not trained on a test document, and that what it was pre-trained on fits."""
-    checks = [_leak(inputs, source, saw.read(inputs.recognizers / f"{candidate}-{seed}"))]
-    if candidate in ("pretrained", "both"):
+    checks = [_leak(inputs, source, saw.read(inputs.recognizers / candidate.folder))]
+    if candidate.start in ("pretrained", "both"):
         used = [row for row in verdicts if row["verdict"] == "undecided" and row["weight"] > 0]
         names = ", ".join(row["source"] for row in used[:3])
         checks.append(
@@ -181,10 +200,13 @@ class Trust:
 
 
 def confidence(
-    inputs: Inputs, source: Lines, candidate: Readings, seed: int, config: Config, weights: Weights
+    inputs: Inputs, source: Lines, candidate: Readings, trained: Path, config: Config, weights: Weights
 ) -> Trust:
-    """Assess the candidate's confidence, and what a line costs where unsure ones go to a person."""
-    folder = inputs.recognizers / f"{candidate.start}-{seed}" / "all"
+    """Assess the candidate's confidence, and what a line costs where unsure ones go to a person.
+
+    candidate: what it read. trained: its folder.
+    """
+    folder = trained / "all"
     recognizer, facts = checkpoint.load_recognizer(folder)
     fitted = calibrating.load(folder, facts["sha256"])
     settings = (config.gate.confidence, config.gate.min_documents)
@@ -198,6 +220,7 @@ def confidence(
     said = {
         "usable": usable,
         "reason": reason,
+        "known_documents": _known(inputs, saw.read(trained)),
         "ece": finite(asdict(assessed.ece)),
         "chance": assessed.chance,
         "auroc": finite(asdict(assessed.auroc)),
@@ -221,6 +244,14 @@ def confidence(
         }
     plot = assessment.plot(assessed) if usable else b""
     return Trust(said, gate.calibration(usable, ece, config.gate.ece, reason), plot)
+
+
+def _known(inputs: Inputs, trained: saw.Saw) -> int:
+    """How many documents of the validation lines, on which confidence is fitted, are among those of training.
+
+    None where data are split by document. Other pages of theirs are read better than new documents.
+    """
+    return len(saw.of_lines(inputs.lines, inputs.selection, ("val",)).documents & trained.documents)
 
 
 def _calibrated(fitted: calibration.Calibration | None, raw: list[float]) -> np.ndarray:

@@ -6,6 +6,7 @@ other and new data do not change the sample of old ones.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,13 +35,17 @@ class Shares:
 
 
 class Say:
-    """Progress over shards, for `mapping.over`; says that it is done with the last of `total`."""
+    """Progress over shards, for `mapping.over`; says that it is done with the last of `total`.
+
+    cpu_seconds: that the shards have cost so far, wherever they were worked on.
+    """
 
     def __init__(self, what: str, total: int):
-        self.progress, self.total, self.done = Progress(what, total=total), total, []
+        self.progress, self.total, self.done, self.cpu_seconds = Progress(what, total=total), total, [], 0.0
 
     def __call__(self, name: str, came: dict[str, Any]) -> None:
         self.done.append(came["lines"])
+        self.cpu_seconds += came["cpu_seconds"]
         tell = self.progress.done if len(self.done) == self.total else self.progress.update
         tell(len(self.done), lines=sum(self.done))
 
@@ -91,7 +96,8 @@ def sample(
     features: nn.Module,
     part: Path,
 ) -> dict[str, Any]:
-    """Write `steps.npy`: features (N, P) float32 of the sampled steps. Returns the number of `lines`."""
+    """Write `steps.npy`: features (N, P) float32 of the sampled steps. Returns the number of `lines`, and `cpu_seconds`."""
+    began = time.process_time()
     source = _sampled(artifact, selection, shard, config, share)
     found = [np.empty((0, _width(features, config)), np.float32)]
     for places, batch in source.in_order(BATCH):
@@ -100,7 +106,7 @@ def sample(
             line = line[valid]
             found.append(line[torch.from_numpy(random.random(len(line)) < share.steps)].numpy())
     np.save(part / "steps.npy", np.concatenate(found))
-    return {"lines": len(source)}
+    return {"lines": len(source), "cpu_seconds": time.process_time() - began}
 
 
 def stacked(parts: list[Path]) -> np.ndarray:
@@ -125,8 +131,9 @@ def count(
 ) -> dict[str, Any]:
     """How many steps of the sampled lines of a shard have each label, and the sum of the ink around them.
 
-    Writes `sizes.npy` (K,) int64 and `ink.npy` (K, H, window) float64.
+    Writes `sizes.npy` (K,) int64 and `ink.npy` (K, H, window) float64. Returns the number of `lines`, and `cpu_seconds`.
     """
+    began = time.process_time()
     settings = config.codebook
     source = _sampled(artifact, selection, shard, config, share)
     sizes = np.zeros(settings.clusters, np.int64)
@@ -137,7 +144,7 @@ def count(
         ink.index_add_(0, labels, step_features.windows(batch.ink, settings.window)[batch.valid].double())
     np.save(part / "sizes.npy", sizes)
     np.save(part / "ink.npy", ink.view(-1, config.data.height, settings.window).numpy())
-    return {"lines": len(source)}
+    return {"lines": len(source), "cpu_seconds": time.process_time() - began}
 
 
 def _width(features: nn.Module, config: Config) -> int:

@@ -48,8 +48,8 @@ def fit(
 
     batches: first step → this worker's rows r, r + n, … of the batches from there on. log: (steps done, figures), now and
     then, on rank 0. after: called there with the number of steps done before each checkpoint is written; the figures that
-    it returns are kept with the checkpoint. Returns the figures of the last log line and `cpu_seconds`, those of earlier
-    attempts included; `resumed_at` is the step at which this attempt began.
+    it returns are kept with the checkpoint. Returns the figures of the last log line and `cpu_seconds` and `gpu_seconds` of
+    all workers, those of earlier attempts included; `resumed_at` is the step at which this attempt began.
 
     Raises ValueError at a loss that is not finite, naming step, lines and the last good checkpoint, or if that is of
     another model; RuntimeError if a checkpoint cannot be written or another attempt has begun.
@@ -60,7 +60,7 @@ def fit(
     first, kept = _resumed(objective, optimizer, checkpoints, place)
     window = Window(**kept.pop("window", {}))
     figures: dict[str, float] = dict(kept)
-    spent, began = kept.get("cpu_seconds", 0.0), time.process_time()
+    meter = Meter(kept, device.gpus_held(where), place)
     drawn = StepLog(checkpoints.attempt, place)
     objective.train()
     pace = Pace()
@@ -86,7 +86,7 @@ def fit(
                 with pace.paused():  # validation is no part of the speed of training
                     said = after(done) or {}
                 objective.train()
-                figures["cpu_seconds"] = spent + (time.process_time() - began) * place.world
+                figures |= meter.read()
                 checkpoints.save(done, objective, optimizer, figures | said | {"window": window.state()})
     return {**figures, "resumed_at": float(first)}
 
@@ -218,6 +218,26 @@ class Window:
 
     def means(self) -> dict[str, float]:
         return {name: float(total) / self.count for name, total in self.sums.items()}
+
+
+class Meter:
+    """What training has taken of processors and GPUs, in seconds; what earlier attempts took is counted in.
+
+    gpus: that this worker holds, a share of one where runs share it. A GPU is paid for while it is held, a processor
+    while it works.
+    """
+
+    def __init__(self, kept: dict[str, float], gpus: float, place: Place) -> None:
+        self.kept = {name: kept.get(name, 0.0) for name in ("cpu_seconds", "gpu_seconds")}
+        self.gpus, self.workers = gpus, place.world
+        self.began, self.worked = time.monotonic(), time.process_time()
+
+    def read(self) -> dict[str, float]:
+        now = {
+            "cpu_seconds": time.process_time() - self.worked,
+            "gpu_seconds": (time.monotonic() - self.began) * self.gpus,
+        }
+        return {name: self.kept[name] + seconds * self.workers for name, seconds in now.items()}
 
 
 class Pace:

@@ -107,7 +107,7 @@ class Watch:
                 raise ValueError(
                     f"pretrain.probe_labels={config.pretrain.probe_labels} asks for labelled training and validation lines, and there are none: set it to 0"
                 )
-            tables[0] = budgets.nested(tables[0], config.pretrain.probe_labels)
+            tables[0] = budgets.nested(tables[0], config.pretrain.probe_labels, config.data.split_unit)
             self.probed = tuple(batches.Lines(Artifact(data), table, config.data) for table in tables)
 
     def look(self, step: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,17 +62,40 @@ def _read(runs: list[dict], recognizers: Path, source: Lines, marks: Iterable[st
     return found
 
 
-def candidate(runs: list[dict]) -> str:
-    """The start that is best on validation (mean over seeds): the test lines choose nothing."""
-    by_start: dict[str, list[float]] = {}
+@dataclass(frozen=True)
+class Candidate:
+    """The one recogniser that may be registered: of which start and seed, and its place among the seeds of that start."""
+
+    start: str
+    seed: int
+    repetition: int
+
+    @property
+    def folder(self) -> str:
+        """Where it lies below the recognisers."""
+        return f"{self.start}-{self.seed}"
+
+    def of(self, readings: Readings) -> Readings:
+        """What it alone read, of the readings of its start."""
+        texts = {mark: [of_seeds[self.repetition]] for mark, of_seeds in readings.by_mark.items()}
+        return replace(readings, by_mark=texts, confidences=readings.confidences[self.repetition :][:1])
+
+
+def candidate(runs: list[dict]) -> Candidate:
+    """Of the start that is best on validation in the mean over seeds the recogniser that is best there: the test lines choose
+    nothing."""
+    by_start: dict[str, dict[int, float]] = {}
     for run in runs:
         if run["chosen"]:
-            by_start.setdefault(run["name"], []).append(run["validation_cer"]["all"])
-    return min(by_start, key=lambda start: sum(by_start[start]) / len(by_start[start]))
+            by_start.setdefault(run["name"], {})[run["seed"]] = run["validation_cer"]["all"]
+    start = min(by_start, key=lambda start: sum(by_start[start].values()) / len(by_start[start]))
+    seeds = by_start[start]
+    best = min(seeds, key=lambda seed: seeds[seed])
+    return Candidate(start, best, list(seeds).index(best))
 
 
 def with_costs(row: dict[str, Any], runs: dict[str, Any]) -> dict[str, Any]:
-    """A row of the comparison with its budget, learning rate, validation curve and CPU minutes; pre-training and transfer apart."""
+    """A row of the comparison with its budget, learning rate, validation curve, and minutes; pre-training and transfer apart."""
     mine = [run for run in runs["runs"] if run["chosen"] and run["name"] == row["start"]]
     return row | {
         "budget": mine[0]["lines"],
@@ -81,18 +105,19 @@ def with_costs(row: dict[str, Any], runs: dict[str, Any]) -> dict[str, Any]:
         "steps": mine[0]["steps"],
         "validation_cer": sum(run["validation_cer"]["all"] for run in mine) / len(mine),
         "new_characters": mine[0]["new_characters"],
-        "cpu_minutes": _minutes(mine, runs),
+        "cpu_minutes": _minutes("cpu", mine, runs),
+        "gpu_minutes": _minutes("gpu", mine, runs),
     }
 
 
-def _minutes(mine: list[dict[str, Any]], runs: dict[str, Any]) -> dict[str, float]:
-    """CPU minutes of runs of one start and size: of fine-tuning in the mean, and of what was made before them, once."""
+def _minutes(of: str, mine: list[dict[str, Any]], runs: dict[str, Any]) -> dict[str, float]:
+    """Minutes of processors or GPUs of runs of one start and size: of fine-tuning in the mean, and of what came before, once."""
     start, size = mine[0]["name"], mine[0]["size"]
     bases = [run for run in runs["transfer"] if (run["name"], run["size"]) == (f"{start} base", size)]
     return {
-        "finetune": sum(run["cpu_seconds"] for run in mine) / len(mine) / 60,
-        "pretrain": runs["pretrain_cpu_minutes"][size] if start in ("pretrained", "both") else 0.0,
-        "transfer": sum(run["cpu_seconds"] for run in bases) / 60,
+        "finetune": sum(run[f"{of}_seconds"] for run in mine) / len(mine) / 60,
+        "pretrain": runs[f"pretrain_{of}_minutes"][size] if start in ("pretrained", "both") else 0.0,
+        "transfer": sum(run[f"{of}_seconds"] for run in bases) / 60,
     }
 
 
@@ -119,20 +144,22 @@ def sizes(runs: dict[str, Any]) -> list[dict[str, Any]]:
             | {
                 "start": start,
                 "validation_cer": {"value": sum(rates) / len(rates), "low": min(rates), "high": max(rates)},
-                "cpu_minutes": _minutes(mine, runs),
+                "cpu_minutes": _minutes("cpu", mine, runs),
                 "kept": any(run["chosen"] for run in mine),
             }
         )
     return rows
 
 
-def examples(source: Lines, readings: list[Readings], candidate: str) -> list[dict[str, Any]]:
-    """Four lines, with their image and what every start read: typical, hard, and the two worst for the candidate.
+def examples(source: Lines, readings: list[Readings], candidate: Readings) -> list[dict[str, Any]]:
+    """Four lines, with their image and what every start read (its first seed; of the candidate's start the candidate).
+
+    They are a typical one, a hard one, and the two worst for the candidate.
 
     They stand at a half and nine tenths of the lines in the order of the candidate's CER, and at its end.
     """
-    texts = next(reading for reading in readings if reading.start == candidate).by_mark["all"][0]
-    errors = metrics.line_errors(source.texts, texts)
+    readings = [candidate if reading.start == candidate.start else reading for reading in readings]
+    errors = metrics.line_errors(source.texts, candidate.by_mark["all"][0])
     rates = errors.edits / errors.characters.clip(min=1)
     order = sorted(range(len(source)), key=lambda place: (rates[place], source.line_ids[place]))
     wanted = [round(0.5 * (len(order) - 1)), round(0.9 * (len(order) - 1)), len(order) - 2, len(order) - 1]

@@ -60,11 +60,12 @@ def store(config: Config, artifact: Artifact, selection: Artifact, book: Codeboo
     calls = {name: (artifact, selection, shard, config, book) for name, shard in shards.items()}
     total = sum(lines.count_selected(artifact, selection, shard) for shard in shards.values())
     print(f"pretrain: labels {total:,} lines once, before training", flush=True)
-    made = mapping.over(label, calls, folder / "label-parts", say=labelling.Say("pretrain: labels", len(calls)))
+    say = labelling.Say("pretrain: labels", len(calls))
+    mapping.over(label, calls, folder / "label-parts", say=say)
     for name in shards:
         artifacts.take_over(folder / "label-parts" / name, folder / "labels", ("unlabeled",))
     artifacts.finish(folder / "labels", kind="labels", config={}, metrics={})
-    return folder / "labels", sum(one["cpu_seconds"] for one in made.values())
+    return folder / "labels", say.cpu_seconds
 
 
 def label(

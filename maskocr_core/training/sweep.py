@@ -178,12 +178,18 @@ def collect(folder: Path, destination: Path, marks: Iterable[str] = MARKS) -> No
 
 
 def summary(
-    grid: list[Run], results: list[dict], best: list[Run], transfer: list[dict], encoder: Artifact, config: Config
+    grid: list[Run],
+    results: list[dict],
+    best: list[Run],
+    transfer: list[dict],
+    encoder: Artifact,
+    config: Config,
+    given: str | None,
 ) -> dict:
     """What `runs.json` holds: every run, which were chosen, and what transfer training and pre-training cost, apart.
 
     `kept`: the folder of a run that is the best of its start, budget and seed. `chosen`: it stands for its start, as one
-    of the largest budget.
+    of the largest budget. `went_on_from`: a recogniser that was given for `transfer`.
     """
     return {
         "runs": [
@@ -195,8 +201,12 @@ def summary(
             for run, result in zip(grid, results)
         ],
         "transfer": transfer,
-        "pretrain_cpu_minutes": {
-            config.model.sized(size).size: encoder.metrics[f"cpu_minutes_{size}" if size else "cpu_minutes"]
-            for size in sizes(encoder.folder)
+        "went_on_from": given,
+        **{
+            f"pretrain_{minutes}": {
+                config.model.sized(size).size: encoder.metrics[f"{minutes}_{size}" if size else minutes]
+                for size in sizes(encoder.folder)
+            }
+            for minutes in ("cpu_minutes", "gpu_minutes")
         },
     }

@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Config
 from maskocr_core.data import batches, lines
 from maskocr_core.model.codebook import Codebook
-from maskocr_core.training import checkpoint, pretraining
+from maskocr_core.training import checkpoint, pretraining, shares
 from maskocr_core.training.distributed import data_parallel
 from maskocr_core.training.log import TrainingLog
 
@@ -102,6 +103,20 @@ def profiles(corpus: Corpus, names: list[str], rounds: int) -> dict[str, list[di
         run[name] = [profile.run(number) for number in range(1, rounds + 1)]
         print(f"profile of {name}: {run[name][-1]['lines'] / run[name][-1]['seconds']:.1f} lines/s", flush=True)
     return run
+
+
+def padding(corpus: Corpus, name: str) -> float:
+    """Share of the steps of an epoch, as training cuts them into shares, that are padding; the same on every machine."""
+    settings = config.load(name)
+    data, selection = Artifact(corpus.lines), Artifact(corpus.selection)
+    source = batches.Stream(data, selection, "unlabeled", settings.data)
+    training = settings.pretrain
+    steps = -(-len(source) // training.batch)
+    drawn = batches.training(
+        source, batch=training.batch, seed=training.seed, fill=training.fill, multiple=training.shares
+    )
+    valid = [share.valid for batch in islice(drawn, steps) for share in shares.split(batch, training.shares)]
+    return 1 - sum(int(one.sum()) for one in valid) / sum(one.numel() for one in valid)
 
 
 def contenders(arguments: argparse.Namespace, corpus: Corpus, home: Path) -> tuple[dict[str, Any], dict[str, str]]:
@@ -194,11 +209,12 @@ def one_core() -> Iterator[None]:
 
 
 def measured(arguments: argparse.Namespace, corpus: Corpus, home: Path) -> dict[str, Any]:
-    """Every part that was asked for: {"profile", "race", "workers", "parameters", "left_out"}."""
-    run: dict[str, Any] = {"profile": {}, "race": [], "workers": [], "parameters": {}, "left_out": {}}
+    """Every part that was asked for: {"profile", "padding", "race", "workers", "parameters", "left_out"}."""
+    run: dict[str, Any] = {"profile": {}, "padding": {}, "race": [], "workers": [], "parameters": {}, "left_out": {}}
     with one_core():
         if "profile" in arguments.parts:
             run["profile"] = profiles(corpus, arguments.profiled, arguments.rounds)
+            run["padding"] = {name: padding(corpus, name) for name in arguments.profiled}
         if "race" in arguments.parts:
             racers, run["left_out"] = contenders(arguments, corpus, home)
             for name, racer in racers.items():

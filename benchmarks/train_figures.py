@@ -12,6 +12,7 @@ OF_PEAK = {"pilot": 0.5}  # goals for the blocks; of the larger ones:
 OF_PEAK_LARGER = 0.7
 AHEAD = {"obvious": 1.4, "authors": 1.4}
 WORKERS = 1.8
+PADDING = 0.05
 TITLES = {
     "skip": "**maskocr**, hidden steps left out (`mask.hide=skip`)",
     "free": "**maskocr**, the same with labels that cost nothing, as if they had been stored",
@@ -44,6 +45,8 @@ def all_of(run: dict[str, Any]) -> dict[str, Figure]:
     found = {}
     for recipe, rounds in run["profile"].items():
         found |= _profile(recipe, rounds)
+    for recipe, share in run["padding"].items():
+        found[f"padding_{recipe}"] = figure([share], "of a batch's steps", "lower", PADDING)
     found |= _race(run["race"])
     if run["workers"]:
         speeds = [{name: _speed(answer) for name, answer in row.items()} for row in run["workers"]]
@@ -83,6 +86,9 @@ def _race(rounds: Rounds) -> dict[str, Figure]:
             clock = "cpu_seconds" if name == "ketos" else "seconds"
             ratios = [_speed(row[OURS], clock) / _speed(row[name], clock) for row in rounds]
             found[f"train_over_{name}"] = figure(ratios, "×", "higher", AHEAD.get(name))
+    if "train_obvious" in found:
+        ratios = [_speed(row["noise"]) / _speed(row["obvious"]) for row in rounds]
+        found["train_noise_over_obvious"] = figure(ratios, "×", "higher")
     if "train_authors" in found:
         ratios = [_speed(row["linear"]) / _speed(row["authors"]) for row in rounds]
         found["train_linear_over_authors"] = figure(ratios, "×", "higher", AHEAD["authors"])
@@ -133,6 +139,9 @@ def _share_table(figures: dict[str, Figure], recipes: list[str]) -> str:
         if any(name in figures for name in names):
             cells = [_percent(figures[name]) if name in figures else "" for name in names]
             rows.append(f"| {title} | {' | '.join(cells)} |")
+    shares = [_percent(figures[name]) for recipe in recipes if (name := f"padding_{recipe}") in figures]
+    if shares:
+        rows.append(f"\nOf a batch's steps {', '.join(shares)} are padding (goal: under {100 * PADDING:g} %).")
     return "\n".join(rows)
 
 
@@ -151,6 +160,10 @@ def _race_table(figures: dict[str, Figure], run: dict[str, Any]) -> str:
             shown(figures[ratio], ".2f") if ratio in figures else "",
         ]
         rows.append(f"| {' | '.join(cells)} |")
+    if same := figures.get("train_noise_over_obvious"):
+        rows.append(
+            f"\nWith noise over hidden steps, the same work as `nn.TransformerEncoder` does, maskocr's speed over it is {shown(same, '.2f')} ×."
+        )
     if alike := figures.get("train_linear_over_authors"):
         rows.append(f"\nWith their linear patch, maskocr's speed over the authors' class is {shown(alike, '.2f')} ×.")
     rows += [f"\nLeft out: {TITLES[name]} ({reason})." for name, reason in run["left_out"].items()]

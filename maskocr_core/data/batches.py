@@ -27,7 +27,7 @@ from maskocr_core.data.ahead import ahead
 
 WINDOW_GROUPS = 16
 PAD_TO = 32  # px: few distinct widths, or the memory of convolutions grows with every new one
-WIDTH_NOISE = 0.03  # so that the same lines do not always meet in a batch; more of it is more padding
+WIDTH_NOISE = 0.02  # so that the same lines do not always meet in a batch; more of it is more padding
 CACHE_BYTES = 1 << 30
 
 

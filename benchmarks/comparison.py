@@ -7,7 +7,7 @@ folder are reused too. A stop loses nothing: the same command goes on.
 
 Settings were chosen on validation lines, most of them by `ablation.py` and `method.py`; figures are of the test lines.
 Writes the packs that were asked for into `results/comparison.json`, beside those that are there, each with the plots of its
-report as `docs/comparison_PACK.png`; each says its commit.
+report as `docs/comparison_PACK.png` and, where its confidence is usable, `docs/confidence_PACK.png`; each says its commit.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from maskocr_core.judging.comparison import TITLES
 
 ROOT = Path(__file__).parents[1]
 PIPELINE = ROOT / "pipelines" / "pretrain_finetune.yaml"
+PICTURES = {"report.png": "comparison", "confidence.png": "confidence"}
 ALONG = ("verdict", "candidate", "documents", "lines", "confidence", "efficiency", "curves", "returns", "calibration")
 
 
@@ -80,7 +81,9 @@ def travel(name: str, data: Path, home: Path) -> dict[str, Any]:
     }
     local.run(PIPELINE, arguments, home / "pipelines")
     evaluation = max(home.glob("pipelines/*/evaluate/evaluation_out"), key=lambda path: path.stat().st_mtime)
-    shutil.copyfile(evaluation / "report.png", ROOT / "docs" / f"comparison_{name}.png")
+    for picture, title in PICTURES.items():
+        if (evaluation / picture).is_file():
+            shutil.copyfile(evaluation / picture, ROOT / "docs" / f"{title}_{name}.png")
     summary = json.loads((evaluation / "summary.json").read_text())
     return {
         "pack": name,
@@ -138,6 +141,26 @@ def _read(row: dict[str, Any]) -> str:
     return f"{100 * cer['value']:.1f} % [{100 * cer['low']:.1f}, {100 * cer['high']:.1f}]{seeds}"
 
 
+def operating(result: dict[str, Any]) -> str:
+    """How many lines need no person, on the test lines of each pack, and what the confidence is worth there."""
+    return "\n\n".join(_operated(result["command"], pack) for pack in result["runs"])
+
+
+def _operated(command: str, pack: dict[str, Any]) -> str:
+    found = pack["calibration"]
+    head = f"**{pack['pack']}**, the candidate ({TITLES[pack['candidate']]}), {pack['lines']:,} test lines of {pack['documents']} documents"
+    foot = f"`{command} {pack['pack']}`, data `{pack['data'][:12]}`, commit `{pack['commit'][:7]}`."
+    if not found["usable"]:
+        return f"{head}: not usable: {found['reason']}. {foot}"
+    ece, auroc = found["ece"], found["auroc"]
+    said = [f"- {row['sentence']}" for row in found["table"]]
+    worth = (
+        f"ECE {100 * ece['value']:.1f} points [{100 * ece['low']:.1f}, {100 * ece['high']:.1f}], by chance "
+        f"{100 * found['chance']:.1f}; AUROC {auroc['value']:.2f} [{auroc['low']:.2f}, {auroc['high']:.2f}]."
+    )
+    return "\n".join([f"{head}:", "", *said, "", f"{worth} {foot}"])
+
+
 def _said(command: str, pack: dict[str, Any]) -> str:
     verdict = pack["verdict"]
     savings = [row["saving"] for row in pack["curves"] if row["saving"]]
@@ -147,11 +170,19 @@ def _said(command: str, pack: dict[str, Any]) -> str:
         if saving["saved"] is not None
     ]
     paid = [f"{TITLES[row['start']]} {row['verdict']}" for row in pack["returns"]]
+    told = next((row["cpu_minutes"] for row in pack["starts"] if row["start"] == "transfer"), None)
+    described = ""
+    if told and "codebook.features=encoder" in pack["changes"]:
+        minutes = told["transfer"] + told["finetune"]
+        described = (
+            f" The recogniser that describes the steps of pre-training is what transfer comes to with the smallest budget: "
+            f"{minutes:.0f} CPU minutes that transfer takes too, and that are not counted to pre-training again."
+        )
     return (
         f"**{pack['pack']}**, `{command} {pack['pack']}`: recipe `{pack['recipe']}` with {', '.join(pack['changes'])}; {len(pack['seeds'])} "
         f"seeds; {pack['lines']:,} test lines of {pack['documents']} documents, {100 * pack['confidence']:g} % intervals clustered by "
         f"document; data `{pack['data'][:12]}`, commit `{pack['commit'][:7]}`. Verdict of the gate on the candidate, "
-        f"{TITLES[pack['candidate']]}: {verdict['verdict']}. {verdict['reason']}"
+        f"{TITLES[pack['candidate']]}: {verdict['verdict']}. {verdict['reason']}{described}"
         + (
             f" Labels saved at the CER of scratch with all of them, by the fitted curves: {', '.join(saved)}."
             if saved

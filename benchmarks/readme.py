@@ -103,6 +103,7 @@ BLOCKS = {
     "ablation": ablation.table,
     "method": method_figures.table,
     "whole": whole.table,
+    "operating": whole.operating,
 }
 COMPUTED = {"plan": planned, "transcript": transcript}
 

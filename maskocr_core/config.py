@@ -238,6 +238,8 @@ class Gate(Section):
     """Test documents below which no verdict is given."""
     margin: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.005
     """How much higher than the champion's the CER of a protected set may be, as a share: 0.005 is half a point."""
+    slices: tuple[Annotated[str, Field(pattern=r"^(source|length|contrast|sharpness|document)=.+$")], ...] = ()
+    """Slices of the test lines that are protected like old domains, as the report names them: "source=registers", "length=short", "contrast=lowest third"."""
     small_slices: Literal["shown", "block"] = "shown"
     """What a protected set of too few documents does: it is `shown`, or it must `block` a promotion until more is labelled."""
     ece: Annotated[float, Field(gt=0.0, le=1.0)] = 0.15

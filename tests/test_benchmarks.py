@@ -323,3 +323,11 @@ def test_the_comparison_of_packs_has_a_column_for_every_budget_and_says_what_lab
     assert "pre-trained 450 of 1,000" in table and "pre-trained go" in table
     found = comparison.figures(packs)
     assert len(found) == 4 and found["cer_fr_hand_1000_pretrained"]["value"] == 0.01
+    unusable = {"usable": False, "reason": "only 3 of 40 lines read exactly"}
+    rate = {"value": 0.5, "low": 0.4, "high": 0.6}
+    usable = {"usable": True, "table": [{"sentence": "at 1 % …"}], "ece": rate, "auroc": rate, "chance": 0.02}
+    for one, said in zip(packs, (unusable, usable)):
+        one["calibration"] = said
+    said = comparison.operating({"command": "python benchmarks/comparison.py", "runs": packs})
+    assert "not usable: only 3 of 40 lines read exactly. `python benchmarks/comparison.py fraktur_print`" in said
+    assert "- at 1 % …" in said and "ECE 50.0 points [40.0, 60.0], by chance 2.0; AUROC 0.50 [0.40, 0.60]." in said

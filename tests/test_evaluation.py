@@ -21,6 +21,7 @@ SWEEP = [
     'sweep.starts=["scratch", "transfer"]',
     "sweep.replay=0.25",
     "gate.margin=0.02",
+    'gate.slices=["length=medium", "contrast=lowest third"]',
 ]
 
 
@@ -112,6 +113,9 @@ def test_against_a_champion_every_check_has_its_line(judged):
     assert verdict["lines"][0]["reason"].find("the champion") > 0
     assert lines["no leak"]["verdict"] == "holds" and lines["expected cost"]["unit"] == "cost"
     assert lines["older"]["verdict"] in ("holds", "undecided", "broken")
+    # The candidate is the champion: of the same reading nothing can differ, in a slice as in the whole.
+    for name in ("length=medium", "contrast=lowest third"):
+        assert lines[name]["verdict"] in ("holds", "too small") and lines[name]["value"] == 0
     assert lines["other (transfer)"]["verdict"] == "too small" and not lines["other (transfer)"]["blocks"]
     assert judged["second"]["costs"]["against"] == "champion"
 
@@ -261,3 +265,13 @@ def test_the_price_file_names_the_cer_that_is_wanted_and_what_can_be_bought(judg
     assert saving["target_cer"] == pytest.approx(wanted["target_cer"])
     page = (tmp_path / "evaluation/report.html").read_text()
     assert "<li>transfer or example service (6.0 % CER): " in page
+
+
+def test_a_slice_that_no_test_line_is_of_is_refused_before_anything_is_read(road, raw, tmp_path):
+    settings = config.load("smoke", ["pretrain.workers=0", 'gate.slices=["source=register"]'])
+    for artifact in ("lines", "validation", "selection", "recognizers"):
+        artifacts.publish(road[artifact], tmp_path / artifact)
+    with pytest.raises(
+        ValueError, match="gate.slices: no test line is of 'source=register'; there are source=rendered"
+    ):
+        run_stage("evaluate", settings, raw, tmp_path)

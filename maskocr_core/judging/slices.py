@@ -69,6 +69,20 @@ def slices(
     return found
 
 
+def members(references: Sequence[str], facts: Facts, slice_: str) -> np.ndarray:
+    """(M,) places of the lines of a slice, which is named `kind=name`.
+
+    Raises ValueError, with the names there are, for one without lines.
+    """
+    kind, _, name = slice_.partition("=")
+    kinds = _kinds(metrics.line_errors(references, references).characters, facts)
+    places = np.flatnonzero(kinds.get(kind, np.array([], str)) == name)
+    if not len(places):
+        there = ", ".join(f"{kind}={one}" for one in dict.fromkeys(kinds.get(kind, ())) if one) or "none of that kind"
+        raise ValueError(f"gate.slices: no test line is of {slice_!r}; there are {there}")
+    return places
+
+
 def _slice(kind, name, rows, edits, characters, facts, confidence, min_documents) -> Slice | None:
     if not characters[rows].sum():
         return None

@@ -218,11 +218,13 @@ def log_comparison(
 
     Returns run ids by start. sweep: the runs of fine-tuning, as `runs.json` has them.
 
-    evaluation: folder with report.html, report.png, summary.json, shown.json and predictions.parquet. facts: more tags of the run.
+    evaluation: folder with report.html, report.png, confidence.png where there is one, summary.json, shown.json and
+    predictions.parquet. facts: more tags of the run.
     """
     client, parent = connection(), run_id(registry)
-    for name in ("report.html", "report.png", "summary.json", "predictions.parquet", "shown.json"):
-        client.log_artifact(parent, str(evaluation / name))
+    for name in ("report.html", "report.png", "confidence.png", "summary.json", "predictions.parquet", "shown.json"):
+        if (evaluation / name).is_file():  # confidence is not always usable
+            client.log_artifact(parent, str(evaluation / name))
     verdict = summary["verdict"]
     note = f"**{verdict['verdict']}**: {verdict['reason']}"
     tags = {"verdict": verdict["verdict"], "candidate": summary["candidate"], "data_version": summary["data_version"]}

@@ -34,8 +34,10 @@ def evaluate(
     recognizers: the best recognizers of each start, as finetune writes them.
     costs_uri: JSON file of what errors cost, by character class and field (docs/cost.md); empty for the one that comes with maskocr.
     prices_uri: JSON file of prices of labels and computing (docs/cost.md), for a verdict on the investment; empty for none.
-    evaluation_out: `summary.json`, `predictions.parquet`, `report.html`, `report.png`, and `shown.json`: which lines they show.
+    evaluation_out: `summary.json`, `predictions.parquet`, `report.html`, `report.png`, `confidence.png` where confidence is usable, and `shown.json`: which lines they show.
     """
+    import base64
+
     from maskocr_core import artifacts
     from maskocr_core.artifacts import Artifact
     from maskocr_core.data import lines as schema
@@ -51,15 +53,19 @@ def evaluate(
     priced = scratch(evaluation_out) / "priced"
     costs = weights.load(storage.fetched(costs_uri, priced) if costs_uri else None)
     money = prices.load(storage.fetched(prices_uri, priced)) if prices_uri else None
+    guarded = judged.guarded(source, config, inputs.validation)
     readings = reading.read_starts(folder, runs["runs"], source)
     against = [judged.read_champion(champion, source)] if champion else []
-    summary, plots = _summary(config, inputs, runs, source, readings, against, costs, money)
+    summary, plot = _summary(config, inputs, runs, source, readings, against, guarded, costs, money)
     uses = tracking.uses_of(config.registry, summary["test_version"]) + 1
     summary |= {"test_uses": uses, "notes": summary["notes"] + judged.worn(uses, config.gate.test_uses)}
     artifacts.write_json(evaluation_out / "summary.json", summary)
     schema.write(reading.predictions(source, readings + against), evaluation_out / "predictions.parquet")
     # Pictures stand in the page alone, which erasure removes whole: of a summary it takes out lines one by one.
-    report.render(summary | {"pictures": reading.pictures(Artifact(recognizers)), **plots}, evaluation_out)
+    pages = {"pictures": reading.pictures(Artifact(recognizers)), "confidence_plot": base64.b64encode(plot).decode()}
+    report.render(summary | pages, evaluation_out)
+    if plot:
+        artifacts.write_bytes(evaluation_out / "confidence.png", plot)
     named = {row["line_id"] for row in (*summary["examples"], *summary["confusions"])}
     shown = {"report.html": named | reading.pictured(Artifact(recognizers)), "summary.json": named}
     artifacts.write_json(evaluation_out / "shown.json", {name: sorted(ids) for name, ids in shown.items()})
@@ -69,10 +75,8 @@ def evaluate(
     }
 
 
-def _summary(config, inputs, runs, source, readings, against, weights, prices) -> tuple[dict, dict]:
-    """Everything that report, MLflow and the printed table share, and plots for the report alone."""
-    import base64
-
+def _summary(config, inputs, runs, source, readings, against, guarded, weights, prices) -> tuple[dict, bytes]:
+    """Everything that report, MLflow and the printed table share, and the plot of confidence, empty where that is not usable."""
     from maskocr_core.judging import comparison, value
     from maskocr_core.training import judged, reading
 
@@ -80,7 +84,10 @@ def _summary(config, inputs, runs, source, readings, against, weights, prices) -
     chosen = candidate.of(next(row for row in readings if row.start == candidate.start))
     test, fit = judged.of(source, config), inputs.selection.read_json("verdicts.json")
     smaller = reading.read_smaller_budgets(inputs.recognizers, runs["runs"], source)
-    forgetting, checks = judged.read_old(inputs, runs, config, candidate)
+    forgetting, protected = judged.read_old(inputs, runs, config, candidate)
+    if against:
+        protected |= judged.of_slices(guarded, source, config, chosen, against[0])
+    checks = comparison.protected(protected, config.gate.margin, config.gate.small_slices == "block")
     checks += judged.data_checks(inputs, source, candidate, fit)
     costs, costly = value.costs(test, readings, chosen, against[0] if against else None, weights)
     trust = judged.confidence(inputs, source, chosen, inputs.recognizers / candidate.folder, config, weights)
@@ -114,4 +121,4 @@ def _summary(config, inputs, runs, source, readings, against, weights, prices) -
         "examples": reading.examples(source, readings, chosen),
         "fit": fit,
         "notes": reading.notes(inputs.lines, runs) + inputs.validation.read_json("verdict.json")["notes"],
-    }, {"confidence_plot": base64.b64encode(trust.plot).decode()}
+    }, trust.plot

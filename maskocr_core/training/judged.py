@@ -93,10 +93,34 @@ def read_champion(folder: Path, source: Lines) -> Readings:
     return Readings("champion", {"all": [texts]}, 0, (confidences,))
 
 
+Against = dict[str, tuple[Test, list[list[str]], list[str]]]  # as `comparison.protected` takes it
+
+
+def guarded(source: Lines, config: Config, validation: Artifact) -> dict[str, np.ndarray]:
+    """Places of the test lines of each slice that is protected. Raises ValueError for one that no test line is of."""
+    facts = facts_of(source, validation) if config.gate.slices else None
+    return {name: slices.members(source.texts, facts, name) for name in config.gate.slices}
+
+
+def of_slices(
+    places: dict[str, np.ndarray], source: Lines, config: Config, candidate: Readings, champion: Readings
+) -> Against:
+    """The candidate and the champion on the protected slices of the test lines."""
+    found = {}
+    for name, rows in places.items():
+        texts, documents, read, champions = (
+            [of_all[row] for row in rows]
+            for of_all in (source.texts, source.documents, candidate.by_mark["all"][0], champion.by_mark["all"][0])
+        )
+        test = Test(texts, documents, config.gate.confidence, config.gate.min_documents)
+        found[name] = (test, [read], champions)
+    return found
+
+
 def read_old(
     inputs: Inputs, runs: dict[str, Any], config: Config, candidate: Candidate
-) -> tuple[list[dict[str, Any]], list[gate.Comparison]]:
-    """How each start reads the protected sets after fine-tuning, and before it; and the candidate's checks against the champion."""
+) -> tuple[list[dict[str, Any]], Against]:
+    """How each start reads the protected sets after fine-tuning, and before it; and the candidate beside the champion there."""
     rows, against = [], {}
     for name, source in protected_sets(inputs, config.data).items():
         test = of(source, config)
@@ -110,8 +134,7 @@ def read_old(
             if after.start == candidate.start and inputs.champion:
                 champion = read_champion(inputs.champion, source).by_mark["all"][0]
                 against[name] = (test, candidate.of(after).by_mark["all"], champion)
-    checks = comparison.protected(against, config.gate.margin, config.gate.small_slices == "block")
-    return rows, checks
+    return rows, against
 
 
 def of(source: Lines, config: Config) -> Test:

@@ -182,21 +182,24 @@ def test_of_two_attempts_that_begin_and_save_together_one_wins_and_the_other_is_
 
 
 @pytest.mark.services
-def test_a_fresh_machine_goes_on_from_the_store_and_gets_the_log_back(at_s3, tmp_path, monkeypatch):
+def test_a_fresh_machine_goes_on_from_the_store_and_gets_log_and_pictures_back(at_s3, tmp_path, monkeypatch):
     monkeypatch.setenv("MASKOCR_STORE", f"s3://{at_s3.buckets[0]}/lines")
     uris = []
     for machine in ("first", "second"):
         monkeypatch.setenv("MASKOCR_WORK", str(tmp_path / machine))
         folder = tmp_path / machine / "pretrain/abcd/scratch"
         folder.mkdir(parents=True)
-        kept = Checkpoints(folder / "checkpoints", artifacts.in_store(folder / "checkpoints"), (folder / "log.jsonl",))
+        beside = folder / "log.jsonl", folder / "pictures"
+        kept = Checkpoints(folder / "checkpoints", artifacts.in_store(folder / "checkpoints"), beside)
         uris.append(kept.uri)
         if machine == "first":
+            artifacts.write_bytes(folder / "pictures/step-1.png", b"\x89PNG")
             (folder / "log.jsonl").write_text('{"step": 5}\n')
             saved(kept, 5)
     assert uris[0] == uris[1] == f"s3://{at_s3.buckets[0]}/lines/unfinished/pretrain/abcd/scratch/checkpoints"
     assert kept.restore(*linear_and_optimizer(0))[0] == 5
     assert (folder / "log.jsonl").read_text() == '{"step": 5}\n'
+    assert (folder / "pictures/step-1.png").read_bytes() == b"\x89PNG"
 
 
 @pytest.mark.services
@@ -226,6 +229,8 @@ def test_a_pretraining_goes_on_in_a_fresh_pod_and_leaves_nothing_unfinished_in_t
     assert pretrain("undisturbed")["resumed_at"] == 0
     resumed, whole = (Artifact(tmp_path / f"{pod}-encoder") for pod in ("second", "undisturbed"))
     assert resumed.read_bytes("encoder.safetensors") == whole.read_bytes("encoder.safetensors")
+    assert resumed.names("pictures/") == whole.names("pictures/") and "pictures/step-00000005.png" in whole.names()
+    assert resumed.read_json("shown.json") == whole.read_json("shown.json")
 
 
 @pytest.mark.services

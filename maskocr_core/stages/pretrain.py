@@ -61,7 +61,8 @@ def pretrain(
             "masked_loss", "visible_loss", "masked_accuracy", "probe_cer", "lines_per_second", "resumed_at", "steps"
         )  # fmt: skip
         found = {name: figures[name] for name in kept if name in figures}
-        labelled = Artifact(codebook).metrics["cpu_minutes"] + label_seconds / 60
+        # A codebook of an earlier version does not say what it cost.
+        labelled = Artifact(codebook).metrics.get("cpu_minutes", 0.0) + label_seconds / 60
         return found | {
             "cpu_minutes": figures["cpu_seconds"] / 60 + labelled,
             "gpu_minutes": figures["gpu_seconds"] / 60,

@@ -32,7 +32,8 @@ class Checkpoints:
     """The last two checkpoints of a training, and the best one. Restoring takes the newest whole one.
 
     folder: where they lie on this machine. store: an `s3://` prefix where they lie instead, if not empty, so that any
-    machine finds them. beside: text files of this machine that a machine without them gets back with a checkpoint.
+    machine finds them. beside: small files of this machine, and folders of such, that a machine without them gets back
+    with a checkpoint.
 
     Saving returns once the weights are copied; a thread writes them. What goes wrong there is raised by the next `save`
     or by `finish`.
@@ -69,9 +70,11 @@ class Checkpoints:
             tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in state.items()}
         # A copy, before the next step changes them.
         tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-        for path in self.beside:
-            if path.is_file() and (content := path.read_bytes()):
-                tensors[f"file.{path.name}"] = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        for place in self.beside:
+            for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
+                if path.is_file() and (content := path.read_bytes()):
+                    name = path.relative_to(place.parent).as_posix()
+                    tensors[f"file.{name}"] = torch.frombuffer(bytearray(content), dtype=torch.uint8)
         self._writing = self._writer.submit(self._write, step, tensors, dict(figures))
 
     def finish(self) -> None:
@@ -103,8 +106,11 @@ class Checkpoints:
                 number, field = name.split(".", 1)
                 state.setdefault(int(number), {})[field] = tensor
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-            for path in self.beside:
-                if (content := tensors.get(f"file.{path.name}")) is not None and not path.exists():
+            places = {place.name: place.parent for place in self.beside}
+            for name, content in _part(tensors, "file.").items():
+                home = places.get(name.split("/")[0])
+                if home and not (path := home / name).exists():
+                    path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_bytes(content.numpy().tobytes())
             self._good = entry["name"]
             return entry["step"], entry["figures"]

@@ -72,7 +72,9 @@ def train(
         stream,
         config.pretrain,
         Checkpoints(
-            folder / "checkpoints", artifacts.in_store(folder / "checkpoints"), (log.path, folder / "probe.json")
+            folder / "checkpoints",
+            artifacts.in_store(folder / "checkpoints"),
+            (log.path, folder / "probe.json", folder / "pictures"),
         ),
         place=place,
         log=lambda step, row: log.add(step, row | watch.last()) if watch else None,

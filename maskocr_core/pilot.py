@@ -9,15 +9,17 @@ import time
 from pathlib import Path
 
 
-def travel(data: str, transfer: str, protected: str, recipe: str, overrides: list[str], work: Path) -> None:
-    """Run the compiled pipeline under kfp.local on embedded defaults, version its data with DVC, and print what came out."""
+def travel(given: dict[str, str], recipe: str, overrides: list[str], work: Path) -> None:
+    """Run the compiled pipeline under kfp.local on embedded defaults, version its data with DVC, and print what came out.
+
+    given: `data_uri`, `transfer_uri`, `protected_uris`, `prices_uri` and `costs_uri`, as the pipeline takes them.
+    """
     from maskocr_core import artifacts, config, doctor, stages
     from maskocr_core.services import storage, versions
 
     settings = config.load(recipe, overrides)  # a misspelt knob is said before anything is started
-    for uri in filter(None, (data, transfer, *storage.listed(protected))):
-        if not uri.startswith("models:/"):
-            storage.files(uri)
+    _demand_readable(given)
+    data, transfer = given["data_uri"], given["transfer_uri"]
     doctor.demand_disk(work, gigabytes=2.0)
     work = work.absolute()
     began = time.monotonic()
@@ -34,20 +36,15 @@ def travel(data: str, transfer: str, protected: str, recipe: str, overrides: lis
         f"pilot: {pipeline.name} under kfp.local, recipe {recipe}, data {data}, transfer {transfer or 'none'}",
         flush=True,
     )
-    arguments = {
-        "data_uri": storage.absolute(data),
-        "transfer_uri": storage.absolute(transfer),
-        "protected_uris": ",".join(map(storage.absolute, storage.listed(protected))),
-        "recipe": recipe,
-        "overrides": overrides,
-    }
-    local.run(pipeline, arguments, work / "pipelines" / name)
+    several = ",".join(map(storage.absolute, storage.listed(given["protected_uris"])))
+    uris = {what: storage.absolute(uri) for what, uri in given.items()} | {"protected_uris": several}
+    local.run(pipeline, uris | {"recipe": recipe, "overrides": overrides}, work / "pipelines" / name)
     print("pilot: data stages once more through dvc.yaml, then dvc push", flush=True)
     versions.track(
         work / "data",
         data_uri=data,
         transfer_uri=transfer,
-        protected_uris=protected,
+        protected_uris=given["protected_uris"],
         recipe=recipe,
         overrides=overrides,
         remote=str(work / "dvc-remote"),
@@ -66,6 +63,22 @@ def travel(data: str, transfer: str, protected: str, recipe: str, overrides: lis
     _tell(work, name, data_commit, minutes)
 
 
+def _demand_readable(given: dict[str, str]) -> None:
+    """Raises ValueError for what is not there, or cannot be used, before anything is started."""
+    import tempfile
+
+    from maskocr_core.judging import prices, weights
+    from maskocr_core.services import storage
+
+    for uri in (given["data_uri"], given["transfer_uri"], *storage.listed(given["protected_uris"])):
+        if uri and not uri.startswith("models:/"):
+            storage.files(uri)
+    with tempfile.TemporaryDirectory() as folder:
+        for what, form in (("prices_uri", prices), ("costs_uri", weights)):
+            if given[what]:
+                form.load(storage.fetched(given[what], Path(folder)))
+
+
 def _tell(work: Path, name: str, commit: str, minutes: float) -> None:
     from maskocr_core import escaping
     from maskocr_core.judging import comparison
@@ -79,6 +92,8 @@ def _tell(work: Path, name: str, commit: str, minutes: float) -> None:
     )
     print(comparison.table(summary))
     print(f"\nVerdict: {summary['verdict']['verdict']}. {summary['verdict']['reason']}\n")
+    for row in summary["returns"]:
+        print(f"Worth it? {comparison.TITLES[row['start']]}: {row['verdict']}. {row['reason']}\n")
     sources = "; ".join(f"{row['source']} {row['verdict']}" for row in summary["fit"])
     print(f"Sources: {escaping.spelled_out(sources)}")
     print("\nTest lines: a typical, a hard and the two worst ones")

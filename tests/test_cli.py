@@ -30,6 +30,11 @@ def maskocr(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
         ),
         (["ingest", "--data-uri", "nowhere", "--lines-out", "o"], "nowhere: no such file or folder"),
         (["pilot", "--data", "nowhere"], "nowhere: no such file or folder"),
+        (
+            ["pilot", "--data", f"{REPOSITORY}/sample/target", "--transfer", "", "--prices", f"{REPOSITORY}/NOTICE"],
+            "NOTICE cannot be read as JSON",
+        ),
+        (["pilot", "--data", "a\x1b[31mb"], "a[U+001B][31mb: no such file or folder"),
         (["pilot", "--set", "sweep.stps=3"], "unknown field 'sweep.stps', did you mean 'steps'?"),
         (
             ["submit", "nowhere.yaml", "--endpoint", "http://127.0.0.1:9"],

@@ -11,7 +11,8 @@ from maskocr_core import artifacts, config
 from maskocr_core.artifacts import Artifact
 from maskocr_core.data.lines import read_table
 from maskocr_core.data.tombstones import digest
-from maskocr_core.services import registered
+from maskocr_core.services import registered, tracking
+from maskocr_core.training import judged as judged_lines
 
 PRICES = Path(__file__).parents[1] / "sample" / "prices.json"
 SWEEP = [
@@ -275,3 +276,17 @@ def test_a_slice_that_no_test_line_is_of_is_refused_before_anything_is_read(road
         ValueError, match="gate.slices: no test line is of 'source=register'; there are source=rendered"
     ):
         run_stage("evaluate", settings, raw, tmp_path)
+
+
+def test_test_lines_that_served_often_are_said_to_be_worn():
+    assert judged_lines.worn(1, 20) == [] and judged_lines.worn(20, 20) == ["These test lines served for 20 verdicts."]
+    (said,) = judged_lines.worn(21, 20)
+    assert said.startswith("These test lines served for 21 verdicts, more than 20: choices have begun to fit them.")
+
+
+def test_each_run_that_was_judged_on_the_same_test_lines_counts_in_any_version_of_the_data(judged, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{judged['root'] / 'mlflow.db'}")
+    registry, version = config.load("smoke").registry, judged["first"]["test_version"]
+    assert judged["first"]["test_uses"] == 1 and judged["second"]["test_uses"] == 2
+    assert "These test lines served for 2 verdicts." in judged["second"]["notes"]
+    assert tracking.uses_of(registry, version) == 1 and tracking.uses_of(registry, "of others") == 0

@@ -74,6 +74,12 @@ def pilot(
     protected: Annotated[
         str, typer.Option(help="Labelled lines that a new model must go on reading, separated by commas.")
     ] = "",
+    prices: Annotated[
+        str, typer.Option(help="Prices of labels and computing (JSON, docs/cost.md), for a verdict on the investment.")
+    ] = "",
+    costs: Annotated[
+        str, typer.Option(help="What errors cost, by character class and field (JSON, docs/cost.md).")
+    ] = "",
     recipe: Recipe = "pilot",
     set: Overrides = [],  # noqa: B006  typer reads the default, nobody changes it
     work: Annotated[Path, typer.Option(help="Folder for everything the pilot writes.")] = Path("work"),
@@ -81,7 +87,8 @@ def pilot(
     """The whole road on this machine: the pipeline under kfp.local, data versioned by DVC, MLflow on SQLite, then the table."""
     from maskocr_core import pilot as road
 
-    road.travel(data, transfer, protected, recipe, set, work)
+    given = {"data_uri": data, "transfer_uri": transfer, "protected_uris": protected}
+    road.travel(given | {"prices_uri": prices, "costs_uri": costs}, recipe, set, work)
 
 
 @app.command(rich_help_panel="Pipelines")

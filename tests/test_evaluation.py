@@ -11,7 +11,7 @@ from maskocr_core import artifacts, config
 from maskocr_core.artifacts import Artifact
 from maskocr_core.data.lines import read_table
 from maskocr_core.data.tombstones import digest
-from maskocr_core.services import registered, tracking
+from maskocr_core.services import compared, registered
 from maskocr_core.training import judged as judged_lines
 
 PRICES = Path(__file__).parents[1] / "sample" / "prices.json"
@@ -289,4 +289,4 @@ def test_each_run_that_was_judged_on_the_same_test_lines_counts_in_any_version_o
     registry, version = config.load("smoke").registry, judged["first"]["test_version"]
     assert judged["first"]["test_uses"] == 1 and judged["second"]["test_uses"] == 2
     assert "These test lines served for 2 verdicts." in judged["second"]["notes"]
-    assert tracking.uses_of(registry, version) == 1 and tracking.uses_of(registry, "of others") == 0
+    assert compared.uses_of(registry, version) == 1 and compared.uses_of(registry, "of others") == 0

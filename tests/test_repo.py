@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "stages": {"data", "training", "model", "judging", "services"},
 }
 VENDORS = {
-    "mlflow": {"maskocr_core/services/tracking.py", "maskocr_core/services/registered.py"},
+    "mlflow": {f"maskocr_core/services/{name}.py" for name in ("tracking", "registered", "compared")},
     "great_expectations": {"maskocr_core/services/expectations.py"},
     "ray": {f"maskocr_core/services/{name}.py" for name in ("cluster", "workers", "jobs")},
     "boto3": {"maskocr_core/services/storage.py"},

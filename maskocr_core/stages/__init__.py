@@ -33,7 +33,8 @@ Stage = Callable[..., dict[str, float]]
 _PACKAGE = Path(__file__).parent.parent
 # Recipes are in the key as the resolved config; the others say how results are kept and told, not what they are.
 _NOT_CODE_OF_A_RESULT = tuple(
-    _PACKAGE / name for name in ("recipes.py", "stages/__init__.py", "progress.py", "services/tracking.py")
+    _PACKAGE / name
+    for name in ("recipes.py", "stages/__init__.py", "progress.py", "services/tracking.py", "services/compared.py")
 )
 
 

@@ -42,7 +42,7 @@ def evaluate(
     from maskocr_core.artifacts import Artifact
     from maskocr_core.data import lines as schema
     from maskocr_core.judging import prices, report, weights
-    from maskocr_core.services import storage, tracking
+    from maskocr_core.services import compared, storage
     from maskocr_core.training import judged, reading
 
     folder = Artifact(recognizers).local(scratch(evaluation_out) / "recognizers")
@@ -57,7 +57,7 @@ def evaluate(
     readings = reading.read_starts(folder, runs["runs"], source)
     against = [judged.read_champion(champion, source)] if champion else []
     summary, plot = _summary(config, inputs, runs, source, readings, against, guarded, costs, money)
-    uses = tracking.uses_of(config.registry, summary["test_version"]) + 1
+    uses = compared.uses_of(config.registry, summary["test_version"]) + 1
     summary |= {"test_uses": uses, "notes": summary["notes"] + judged.worn(uses, config.gate.test_uses)}
     artifacts.write_json(evaluation_out / "summary.json", summary)
     schema.write(reading.predictions(source, readings + against), evaluation_out / "predictions.parquet")

@@ -37,7 +37,7 @@ def register(
     from maskocr_core import artifacts, promotion
     from maskocr_core.artifacts import Artifact
     from maskocr_core.data import lines as schema
-    from maskocr_core.services import notify, registered, tracking
+    from maskocr_core.services import compared, notify, registered, tracking
     from maskocr_core.training import reading
 
     tracking.check()
@@ -48,7 +48,7 @@ def register(
     runs = Artifact(recognizers).read_json("runs.json")["runs"]
     chosen = reading.candidate(runs)
     fetched = scratch(registration_out)
-    ids = tracking.log_comparison(
+    ids = compared.log(
         config.registry, summary, Artifact(evaluation).local(fetched / "evaluation"), {"recipe": config.recipe}, runs
     )
     same = {"verdict_digest": digest, "recognizers_version": Artifact(recognizers).version}

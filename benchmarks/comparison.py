@@ -82,8 +82,10 @@ def travel(name: str, data: Path, home: Path) -> dict[str, Any]:
     local.run(PIPELINE, arguments, home / "pipelines")
     evaluation = max(home.glob("pipelines/*/evaluate/evaluation_out"), key=lambda path: path.stat().st_mtime)
     for picture, title in PICTURES.items():
+        kept = ROOT / "docs" / f"{title}_{name}.png"
+        kept.unlink(missing_ok=True)
         if (evaluation / picture).is_file():
-            shutil.copyfile(evaluation / picture, ROOT / "docs" / f"{title}_{name}.png")
+            shutil.copyfile(evaluation / picture, kept)
     summary = json.loads((evaluation / "summary.json").read_text())
     return {
         "pack": name,
@@ -176,7 +178,7 @@ def _said(command: str, pack: dict[str, Any]) -> str:
         minutes = told["transfer"] + told["finetune"]
         described = (
             f" The recogniser that describes the steps of pre-training is what transfer comes to with the smallest budget: "
-            f"{minutes:.0f} CPU minutes that transfer takes too, and that are not counted to pre-training again."
+            f"about {minutes:.0f} CPU minutes, as a run of transfer takes, that are not counted to pre-training again."
         )
     return (
         f"**{pack['pack']}**, `{command} {pack['pack']}`: recipe `{pack['recipe']}` with {', '.join(pack['changes'])}; {len(pack['seeds'])} "

@@ -238,7 +238,7 @@ class Gate(Section):
     """Test documents below which no verdict is given."""
     margin: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.005
     """How much higher than the champion's the CER of a protected set may be, as a share: 0.005 is half a point."""
-    slices: tuple[Annotated[str, Field(pattern=r"^(source|length|contrast|sharpness|document)=.+$")], ...] = ()
+    slices: tuple[Annotated[str, Field(pattern=r"^(source|length|contrast|sharpness)=.+$")], ...] = ()
     """Slices of the test lines that are protected like old domains, as the report names them: "source=registers", "length=short", "contrast=lowest third"."""
     small_slices: Literal["shown", "block"] = "shown"
     """What a protected set of too few documents does: it is `shown`, or it must `block` a promotion until more is labelled."""
@@ -309,7 +309,7 @@ class Config(Section):
 
     def demand_old_lines(self, transfer_is_model: bool) -> None:
         """Raises ValueError if old lines are to be replayed and a trained recogniser stands where they would come from."""
-        if transfer_is_model and self.sweep.replay:
+        if transfer_is_model and self.sweep.replay and "transfer" in self.sweep.starts:
             raise ValueError(
                 f"sweep.replay={self.sweep.replay:g} draws old lines, and transfer_uri is a trained recognizer, which brings "
                 "none: give its lines as transfer_uri, or set sweep.replay=0 (sweep.average needs no lines)"

@@ -53,7 +53,13 @@ def travel(given: dict[str, str], recipe: str, overrides: list[str], work: Path)
     )
     data_commit = versions.reproduce(work / "data")
     minutes = (time.monotonic() - began) / 60
-    flags = shlex.join(part for override in overrides for part in ("--set", override))
+    told = [
+        ("--protected", given["protected_uris"]),
+        ("--prices", given["prices_uri"]),
+        ("--costs", given["costs_uri"]),
+    ]
+    told += [("--recipe", "" if recipe == "pilot" else recipe), *(("--set", override) for override in overrides)]
+    flags = shlex.join(part for flag, value in told if value for part in (flag, value))
     command = f"make pilot DATA={shlex.quote(data)} TRANSFER={shlex.quote(transfer)}"
     command += f" PILOT_FLAGS={shlex.quote(flags)}" if flags else ""
     artifacts.write_json(
@@ -91,7 +97,9 @@ def _tell(work: Path, name: str, commit: str, minutes: float) -> None:
         f"\nTest CER with its {100 * summary['confidence']:g} % interval over {summary['documents']} documents, {summary['lines']} lines:\n"
     )
     print(comparison.table(summary))
-    print(f"\nVerdict: {summary['verdict']['verdict']}. {summary['verdict']['reason']}\n")
+    # Reasons and lines may say what stands in strangers' documents, and a terminal obeys control characters.
+    reason = escaping.spelled_out(summary["verdict"]["reason"])
+    print(f"\nVerdict: {summary['verdict']['verdict']}. {reason}\n")
     for row in summary["returns"]:
         print(f"Worth it? {comparison.TITLES[row['start']]}: {row['verdict']}. {row['reason']}\n")
     sources = "; ".join(f"{row['source']} {row['verdict']}" for row in summary["fit"])
@@ -99,7 +107,6 @@ def _tell(work: Path, name: str, commit: str, minutes: float) -> None:
     print("\nTest lines: a typical, a hard and the two worst ones")
     for example in summary["examples"]:
         if example["start_name"] == summary["candidate"]:
-            # From strangers' documents, and a terminal obeys control characters.
             written, read = (escaping.spelled_out(example[name]) for name in ("reference", "read"))
             print(f"  written  {written}\n  read     {read}\n")
     elsewhere = "" if work == Path("work").absolute() else f"MLFLOW_TRACKING_URI={registration['tracking_uri']} "

@@ -181,6 +181,17 @@ def test_of_two_attempts_that_begin_and_save_together_one_wins_and_the_other_is_
     assert steps(first) == [5, 10] and {entry["name"][-13] for entry in index(first)["checkpoints"]} == {"2"}
 
 
+def test_files_and_folders_beside_a_training_come_back_with_its_checkpoint_and_none_is_written_over(tmp_path):
+    beside = tmp_path / "log.jsonl", tmp_path / "pictures"
+    beside[0].write_text("row")
+    artifacts.write_bytes(beside[1] / "step-1.png", b"\x89PNG")
+    saved(Checkpoints(tmp_path / "checkpoints", beside=beside), 5)
+    beside[0].write_text("row and more")
+    (beside[1] / "step-1.png").unlink()
+    assert Checkpoints(tmp_path / "checkpoints", beside=beside).restore(*linear_and_optimizer(0))[0] == 5
+    assert beside[0].read_text() == "row and more" and (beside[1] / "step-1.png").read_bytes() == b"\x89PNG"
+
+
 @pytest.mark.services
 def test_a_fresh_machine_goes_on_from_the_store_and_gets_log_and_pictures_back(at_s3, tmp_path, monkeypatch):
     monkeypatch.setenv("MASKOCR_STORE", f"s3://{at_s3.buckets[0]}/lines")

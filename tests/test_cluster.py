@@ -136,7 +136,10 @@ def test_runs_share_a_gpu_where_there_is_one_and_ask_for_it_where_one_will_be(mo
     assert cluster.each(share, [(0,)], jobs=1) == [0]
     with nodes.one_node(gpus=1) as address:
         monkeypatch.setenv("RAY_ADDRESS", address)
-        assert cluster.each(share, [(0,), (1,)], jobs=2) == [cluster.GPU_SHARE] * 2
+        assert cluster.each(share, [(0,), (1,)], jobs=2) == [0.5] * 2
+        assert cluster.each(share, [(0,), (1,)], jobs=8) == [cluster.GPU_SHARE] * 2
+        assert cluster.each(lambda _: cluster.gpus_held(), [(0,)], jobs=2) == [0.5]
+    assert cluster.gpus_held() == 1
     empty = SimpleNamespace(cluster_resources=lambda: {"CPU": 2.0})
     assert not cluster.has_gpus(empty)
     monkeypatch.setenv("MASKOCR_GPUS", "1")

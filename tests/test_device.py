@@ -37,6 +37,17 @@ def test_on_a_gpu_matrices_are_multiplied_in_bfloat16_and_weights_stay_float32()
     assert isinstance(context, torch.autocast) and context.fast_dtype == torch.bfloat16 and context.device == "cuda"
 
 
+def test_what_training_takes_is_counted_over_attempts_workers_and_held_gpus(monkeypatch):
+    clock = {"monotonic": 100.0, "process_time": 40.0}
+    for name in clock:
+        monkeypatch.setattr(loop.time, name, lambda name=name: clock[name])
+    meter = loop.Meter({"cpu_seconds": 7.0, "gpu_seconds": 5.0, "loss": 1.0}, gpus=0.5, place=loop.Place(0, 2))
+    clock |= {"monotonic": 110.0, "process_time": 43.0}
+    assert meter.read() == {"cpu_seconds": 7.0 + 2 * 3, "gpu_seconds": 5.0 + 2 * 0.5 * 10}
+    assert loop.Meter({}, gpus=0.0, place=loop.Place()).read() == {"cpu_seconds": 0.0, "gpu_seconds": 0.0}
+    assert device.gpus_held(CPU) == 0 and device.gpus_held(GPU) == 1
+
+
 def test_every_tensor_of_a_batch_goes_to_the_device_and_nothing_else_changes(batch):
     moved = device.moved(batch, torch.device("meta"))
     assert moved.ink.device.type == moved.valid.device.type == "meta"

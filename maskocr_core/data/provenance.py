@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from maskocr_core.artifacts import Artifact
+from maskocr_core.data import lines
 
 USES = {
     "train": "fine-tuning",
@@ -24,20 +23,29 @@ USES = {
 def sources(artifact: Artifact, splits: Iterable[str], admitted: Iterable[str]) -> list[dict[str, Any]]:
     """Rows of {use, source, license, documents, lines} of some splits of an ingested artifact, in the order of the splits.
 
-    license: None where the lines bring none. admitted: the sources of unlabelled lines of which domain fit admits any.
-    Documents count as one licence: that of their first line.
+    license: None where the lines bring none; a document whose lines have several stands in several rows. admitted: the
+    sources of unlabelled lines of which domain fit admits any. Lines that were forgotten are not among them.
     """
-    table = pq.read_table(io.BytesIO(artifact.read_bytes("documents.parquet")))
-    grouped = table.group_by(["split", "source", "license"], use_threads=False).aggregate(
-        [("document_id", "count"), ("lines", "sum")]
-    )
-    order, kept = list(splits), set(admitted)
-    rows = [row for row in grouped.to_pylist() if row["split"] in order]
-    rows.sort(key=lambda row: (order.index(row["split"]), row["source"], row["license"] or ""))
-    return [
-        {"use": USES[row["split"]]}
-        | {name: row[name] for name in ("source", "license")}
-        | {"documents": row["document_id_count"], "lines": row["lines_sum"]}
-        for row in rows
-        if row["split"] != "unlabeled" or row["source"] in kept
-    ]
+    kept, rows = set(admitted), []
+    for split in splits:
+        documents: dict[tuple[str, str], set[str]] = defaultdict(set)
+        count: dict[tuple[str, str], int] = defaultdict(int)
+        for shard in lines.shards(artifact, split):
+            table = lines.index_of(artifact, shard, ("source", "document_id", "license"))
+            for source, document, license_ in zip(
+                *(table[n].to_pylist() for n in ("source", "document_id", "license"))
+            ):
+                documents[source, license_ or ""].add(document)
+                count[source, license_ or ""] += 1
+        rows += [
+            {
+                "use": USES[split],
+                "source": source,
+                "license": license_ or None,
+                "documents": len(documents[source, license_]),
+                "lines": count[source, license_],
+            }
+            for source, license_ in sorted(count)
+            if split != "unlabeled" or source in kept
+        ]
+    return rows

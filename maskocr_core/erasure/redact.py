@@ -69,6 +69,8 @@ def cleaned(name: str, content: bytes, doomed: Doomed, date: str) -> bytes | Non
         except ValueError:
             return None
         return b"{}\n" if value is _DROPPED else as_json(value)
+    if suffix == ".md":  # a model card names sources, and most of it is about others
+        return text_without(content.decode("utf-8", "replace"), doomed).encode()
     return _STUB.format(date=date).encode() if suffix in PAGES[:2] else None
 
 

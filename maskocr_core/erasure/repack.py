@@ -99,11 +99,14 @@ def repack(artifact: Artifact, doomed: Doomed, date: str, act: bool = True) -> R
     new |= _drawn_again(artifact, new)
     if new and shown:
         new[redact.SHOWN] = redact.as_json(_still_shown(shown, new, doomed))
-    if new and act:
+    config = redact.without(artifact.manifest["config"], doomed)  # a knob may name a source
+    if config != artifact.manifest["config"]:
+        done.rewritten.append(artifacts.MANIFEST)
+    if (new or done.rewritten) and act:
         for path in [artifact.folder / name for name in (*done.rewritten, *done.removed)]:
             if path.is_file():
                 done.elsewhere[(path.stat().st_dev, path.stat().st_ino)] = path.stat().st_nlink > 1
-        _exchange(artifact, new, doomed, date)
+        _exchange(artifact, new, config, doomed, date)
     return done
 
 
@@ -170,7 +173,7 @@ def _targets(artifact: Artifact, doomed: Doomed, line: str, place: tuple[str, st
     return [name for name in same if name in artifact.names()][:1]
 
 
-def _exchange(artifact: Artifact, new: dict[str, bytes | None], doomed: Doomed, date: str) -> None:
+def _exchange(artifact: Artifact, new: dict[str, bytes | None], config: Any, doomed: Doomed, date: str) -> None:
     folder = artifact.folder
     aside, old = (folder.with_name(form.format(folder.name)) for form in (_NEW, _OLD))
     shutil.rmtree(aside, ignore_errors=True)
@@ -192,7 +195,7 @@ def _exchange(artifact: Artifact, new: dict[str, bytes | None], doomed: Doomed, 
         remains.tell(artifact, aside, new, doomed)
     manifest = artifact.manifest
     with _store(artifact):
-        artifacts.finish(aside, kind=manifest["kind"], config=manifest["config"], metrics=manifest["metrics"])
+        artifacts.finish(aside, kind=manifest["kind"], config=config, metrics=manifest["metrics"])
     lineage = json.loads((folder / LINEAGE).read_text()) if (folder / LINEAGE).is_file() else {}
     erased = [*lineage.get("erased", ()), {"on": date, "was": artifact.version}]
     artifacts.write_json(aside / LINEAGE, lineage | {"erased": erased})

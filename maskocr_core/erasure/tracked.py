@@ -14,7 +14,8 @@ TAG = "saw_forgotten"
 
 
 def clean(doomed: Doomed, date: str, act: bool = True) -> Iterator[tuple[str, str, str]]:
-    """Redact or remove files and tags of runs, and files of logged models; (run or model, path, what was done) of each."""
+    """Redact or remove files and tags of runs, files of logged models, and what versions say; (run or model, path, what was
+    done) of each."""
     for place in logged.places():
         contents = {path: logged.read(place.uri, path) for path in logged.files(place.uri) if _may_hold(path)}
         shown = json.loads(contents[redact.SHOWN]) if redact.SHOWN in contents else {}
@@ -30,6 +31,15 @@ def clean(doomed: Doomed, date: str, act: bool = True) -> Iterator[tuple[str, st
             yield f"{place.kind} {place.name}", path, "removed" if content is None else "rewritten"
         if place.kind == "run":
             yield from _clean_tags(place.name, doomed, act)
+    yield from _clean_descriptions(doomed, act)
+
+
+def _clean_descriptions(doomed: Doomed, act: bool) -> Iterator[tuple[str, str, str]]:
+    for model, version, said in logged.descriptions():
+        if (redacted := redact.text_without(said, doomed)) != said:
+            if act:
+                logged.describe(model, version, redacted)
+            yield f"model {model}", f"description of version {version}", "rewritten"
 
 
 def _clean_tags(run: str, doomed: Doomed, act: bool) -> Iterator[tuple[str, str, str]]:

@@ -17,10 +17,10 @@ def text(
 
     summary: of the evaluation, as `evaluate` writes it. recognizer: facts of the weights, as `checkpoint.load_recognizer`
     gives them, with the number of `characters`. sources: as `provenance.sources` gives them. made: `maskocr`, `commit`,
-    `recipe`, `model`, and `went_on_from`: a trained recogniser that was given, or None.
-    Values of strangers are escaped as in a page for people.
+    `recipe`, `model`, and `origins`: models from outside by what they gave (`transfer`, `encoder`, `labels`).
+    Values of strangers are escaped, so that none is markup.
     """
-    environment = escaping.environment(Path(__file__).parent)
+    environment = escaping.markdown(Path(__file__).parent)
     environment.filters["percent"] = lambda share: "–" if share is None or share != share else f"{100 * share:.2f}"
     start = next(row for row in summary["starts"] if row["start"] == summary["candidate"])
     facts = {"start": start, "titles": TITLES, "recognizer": recognizer, "sources": sources, "made": made}

@@ -28,6 +28,9 @@ FEW_DOCUMENTS = 10
 _COLOURS = {"scratch": "#6b7280", "transfer": "#b45309", "pretrained": "#1d4ed8", "both": "#047857"}
 _LINE_STYLES = ("-", "--", ":", "-.")
 _PARTS = (
+    "candidate",
+    "candidate_seed",
+    "candidate_cer",
     "sizes",
     "efficiency",
     "curves",
@@ -55,6 +58,7 @@ def render(summary: dict[str, Any], out: Path) -> None:
       starts: [{start, verdict, budget, size, seeds, learning_rate, cer: {quarter, half, all}, wer, exact,
         cpu_minutes: {finetune, pretrain?, transfer?}, gpu_minutes?: the same, curve: [[step, validation CER], ...]}], where `wer` and each of
         the three `cer` (after a quarter, half and all of the steps) are {value, low, high}
+      candidate?, candidate_seed?, candidate_cer?: the start, the seed and {value, low, high} of what may be registered
       sizes?: as `reading.sizes` makes them
       examples?: [{line_id, start_name, reference, read, image_png: base64 or None}]
       pictures?: [{title, png: base64}] of pre-training;  confidence_plot?: PNG as base64

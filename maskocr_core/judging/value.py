@@ -70,7 +70,10 @@ def points(efficiency: Sequence[dict[str, Any]], confidence: float) -> list[curv
 
 
 def label_efficiency(measured: Sequence[curves.Point], target_cer: float | None = None) -> list[dict[str, Any]]:
-    """The fitted curve of each start, and how many labels it saves at a CER: at what scratch reaches with its largest budget."""
+    """The fitted curve of each start, and how many labels it saves at a CER.
+
+    target_cer: a share; None for what scratch reaches with its largest budget.
+    """
     fitted = {start: curves.fit(measured, start) for start in dict.fromkeys(point.start for point in measured)}
     rows = []
     for start, curve in fitted.items():

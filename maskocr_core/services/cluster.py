@@ -18,7 +18,7 @@ from typing import Any
 from maskocr_core.services import storage
 
 RETRIES = 3
-GPU_SHARE = 0.25  # of a GPU that a run of fine-tuning asks for: a small recogniser leaves most of one idle
+GPU_SHARE = 0.25  # of a GPU that a run of fine-tuning asks for at the least: a small recogniser leaves most of one idle
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "disabled",
@@ -109,13 +109,14 @@ def gpus_held() -> float:
 def each(function: Callable[..., Any], calls: list[tuple[Any, ...]], jobs: int) -> list[Any]:
     """`function(*call)` for every call as Ray tasks of one core, `jobs` at a time; results in the order of the calls.
 
-    Where there are GPUs, or will be, each gets a share of one (`GPU_SHARE`); without it Ray would hide them all.
+    Where there are GPUs, or will be, each gets a share of one, evenly among `jobs` but no less than `GPU_SHARE`; without it
+    Ray would hide them all.
 
     A task whose worker or node dies is started again, up to `RETRIES` times, and goes on from where its checkpoints are.
     """
     with connected(cpus=jobs) as ray:
         # A process of its own for each task: nothing of one run is left when the next begins.
-        options = {"num_cpus": 1, "num_gpus": GPU_SHARE if has_gpus(ray) else 0}
+        options = {"num_cpus": 1, "num_gpus": max(GPU_SHARE, 1 / jobs) if has_gpus(ray) else 0}
         remote = ray.remote(**options, max_retries=RETRIES, retry_exceptions=False, max_calls=1)(function)
         started: list[Any] = []
         try:

@@ -101,6 +101,18 @@ def versions() -> Iterator[tuple[str, str, dict[str, Any] | None]]:
             yield version.name, str(version.version), None
 
 
+def descriptions() -> Iterator[tuple[str, str, str]]:
+    """(model, version, description) of every version that the gate judged."""
+    client = tracking.connection()
+    for version in _pages(lambda token: client.search_model_versions("tags.verdict_digest LIKE '%'", page_token=token)):
+        yield version.name, str(version.version), version.description or ""
+
+
+def describe(model: str, version: str, description: str) -> None:
+    """Give a model version another description."""
+    tracking.connection().update_model_version(model, version, description)
+
+
 def tag_version(model: str, version: str, name: str, value: str) -> None:
     """Tag a model version, and leave everything else of it as it is."""
     tracking.connection().set_model_version_tag(model, version, name, value)

@@ -20,13 +20,11 @@ def finetune(
     transfer_uri: as ingest takes it: labelled lines are read from `lines`; a trained recognizer is read from here.
     recognizers_out: `runs.json` with every run's curve, and the best recognizers at ¼, ½ and all of the steps, with `saw.json`: digests of the documents that each was trained on; `calibration.json` beside the candidate: the one that may be registered.
     """
-    import shutil
-
     from maskocr_core import artifacts
     from maskocr_core.artifacts import Artifact
     from maskocr_core.data import batches, readers
     from maskocr_core.data import lines as schema
-    from maskocr_core.training import calibrating, checkpoint, finetuning, reading, saw, sweep
+    from maskocr_core.training import calibrating, checkpoint, finetuning, origin, reading, saw, sweep
 
     code = code_version("finetune")
     home = work_folder() / "runs"
@@ -62,13 +60,16 @@ def finetune(
         sweep.collect(place(run), kept)
         sweep.seen(run.name, seen).write(kept)
     if given and "transfer" in starts:
-        shutil.copytree(recognizers["transfer", ""], recognizers_out / "transfer-base" / "all")
+        kept = recognizers_out / "transfer-base"
+        checkpoint.copy_recognizer(recognizers["transfer", ""], kept / "all")
+        sweep.seen_before("transfer", seen).write(kept)
     for run in sweep.of_chosen(bases, best, runs):
         kept = recognizers_out / run.name.replace(" ", "-")
         sweep.collect(place(run), kept, ("all",))
         sweep.seen_before(run.name.removesuffix(" base"), seen).write(kept)
     reading.keep_pictures(Artifact(encoder), recognizers_out)
-    made = sweep.summary(runs, results, best, based, Artifact(encoder), config, transfer_uri if given else None)
+    made = sweep.summary(runs, results, best, based, Artifact(encoder), config)
+    made["origins"] = origin.of(Artifact(encoder)) | {"transfer": origin.named(transfer_uri) if given else None}
     validation = batches.Lines(
         Artifact(lines), schema.selected(Artifact(lines), Artifact(selection), "val"), config.data
     )

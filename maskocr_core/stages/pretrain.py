@@ -29,7 +29,7 @@ def pretrain(
 
     from maskocr_core import artifacts
     from maskocr_core.artifacts import Artifact
-    from maskocr_core.training import checkpoint, pretraining, saw
+    from maskocr_core.training import checkpoint, origin, pretraining, saw
     from maskocr_core.training.distributed import data_parallel
 
     folder = scratch(encoder_out)
@@ -79,6 +79,7 @@ def pretrain(
     (pictures / "shown.json").unlink()
     if "codebook.png" in Artifact(codebook).names():
         artifacts.write_bytes(pictures / "codebook.png", Artifact(codebook).read_bytes("codebook.png"))
+    origin.write(encoder_out, encoder=origin.named(start_uri), **origin.of(Artifact(codebook)))
     (seen | saw.of_lines(Artifact(lines), Artifact(selection), ["unlabeled"])).write(encoder_out)
     return figures
 

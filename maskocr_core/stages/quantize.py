@@ -43,7 +43,7 @@ def quantize(
     from maskocr_core.artifacts import Artifact
     from maskocr_core.data import lines as schema
     from maskocr_core.services import mapping
-    from maskocr_core.training import checkpoint, labelling, pictures
+    from maskocr_core.training import checkpoint, labelling, origin, pictures
 
     parts = scratch(codebook_out) / "parts"
     inputs = Artifact(lines.absolute()), Artifact(selection.absolute())
@@ -52,12 +52,14 @@ def quantize(
     shards = {schema.part_of(shard): shard for shard in schema.accepted_shards(*inputs)}
     sample = labelling.shares(*inputs, list(shards.values()), config, features, MAX_BYTES)
     calls = {name: (*inputs, shard, config, sample) for name, shard in shards.items()}
-    keep, own, seconds = False, 0.0, 0.0
+    keep, own, seconds, came_of = False, 0.0, 0.0, {"labels": origin.named(encoder_uri)}
     if codebook_uri:
-        book, own = _given(codebook_uri, config, scratch(codebook_out))
+        book, own, its_origin = _given(codebook_uri, config, scratch(codebook_out))
         say = labelling.Say("quantize: given", len(calls))
         sizes, portraits = _counted(book, calls, config, parts, codebook_out, say)
+        seconds += say.cpu_seconds
         keep = _suits(_perplexity(sizes), own, config.retrain.keep_perplexity)
+        came_of = its_origin if keep else came_of
     if not keep:
         say = labelling.Say("quantize", 2 * len(calls))
         mapping.over(
@@ -65,11 +67,13 @@ def quantize(
         )
         began = time.process_time()
         book = _clustered([parts / "steps" / name for name in calls], config, features)
-        seconds = time.process_time() - began
+        seconds += time.process_time() - began
         sizes, portraits = _counted(book, calls, config, parts, codebook_out, say)
+        seconds += say.cpu_seconds
     checkpoint.save_codebook(replace(book, portraits=portraits), config.data, codebook_out)
     artifacts.write_bytes(codebook_out / "codebook.png", pictures.png(pictures.of_codebook(portraits.numpy(), sizes)))
     artifacts.write_json(codebook_out / "cluster_sizes.json", sizes.tolist())
+    origin.write(codebook_out, **came_of)
     perplexity, empty = _perplexity(sizes), int((sizes == 0).sum())
     print(f"quantize: perplexity {perplexity:,.1f}, {empty} of {len(sizes):,} clusters empty", flush=True)
     return {
@@ -80,18 +84,18 @@ def quantize(
         "most_frequent_label_share": float(sizes.max() / sizes.sum()),
         "smallest_cluster_share": float(sizes.min() / sizes.sum()),
         "steps": float(sizes.sum()),
-        "cpu_minutes": (say.cpu_seconds + seconds) / 60,
+        "cpu_minutes": seconds / 60,
     }
 
 
-def _given(uri: str, config: Config, folder: Path) -> tuple[Codebook, float]:
-    """The codebook that `uri` names, and its perplexity on the lines that it was made of.
+def _given(uri: str, config: Config, folder: Path) -> tuple[Codebook, float, dict[str, str | None]]:
+    """The codebook that `uri` names, its perplexity on the lines that it was made of, and the models that it came of.
 
     Raises ValueError if there is none, or it is another than the configuration asks for.
     """
     from maskocr_core.artifacts import Artifact
     from maskocr_core.services import registered
-    from maskocr_core.training import checkpoint
+    from maskocr_core.training import checkpoint, origin
 
     home = kept(registered.resolved(uri), "codebook", folder / "given") if uri.startswith("models:/") else Path(uri)
     if home is None:
@@ -108,7 +112,7 @@ def _given(uri: str, config: Config, folder: Path) -> tuple[Codebook, float]:
             f"{asked.features} are asked: set codebook.clusters and codebook.features to match, or leave codebook_uri out"
         )
     # One that was kept before is still held against the lines that it was made of, or it might be kept for ever.
-    return book, artifact.metrics.get("own_perplexity", artifact.metrics["perplexity"])
+    return book, artifact.metrics.get("own_perplexity", artifact.metrics["perplexity"]), origin.of(artifact)
 
 
 def _suits(perplexity: float, own: float, least: float) -> bool:

@@ -123,11 +123,13 @@ def _papers(
     sources = provenance.sources(
         Artifact(lines), ("train", "val", *trained[summary["candidate"]], "test", "protected-test"), admitted
     )
-    lineage = artifacts.lineage()
+    lineage, came_of = artifacts.lineage(), Artifact(recognizers).read_json("runs.json").get("origins", {})
+    before = {"transfer": ("transfer",), "pretrained": ("encoder", "labels"), "both": ("encoder", "labels")}
+    origins = {part: came_of.get(part) for part in before.get(summary["candidate"], ())}
     made = {name: lineage[name] for name in ("maskocr", "commit")} | {
         "recipe": config.recipe,
         "model": config.registry.model,
-        "went_on_from": Artifact(recognizers).read_json("runs.json")["went_on_from"],
+        "origins": {part: model for part, model in origins.items() if model},
     }
     facts = json.loads((home / "all" / "recognizer.json").read_text())
     recognizer = facts | {"characters": len(facts["characters"])}

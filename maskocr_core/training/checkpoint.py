@@ -192,6 +192,12 @@ def load_recognizer(folder: Path) -> tuple[Recognizer, dict[str, Any]]:
     return recognizer.eval(), facts
 
 
+def copy_recognizer(source: Path, destination: Path) -> None:
+    """Copy a recogniser, and nothing that lies beside it."""
+    for name in ("recognizer.json", "recognizer.safetensors"):
+        artifacts.write_bytes(destination / name, (source / name).read_bytes())
+
+
 def save_codebook(codebook: Codebook, data: Data, folder: Path) -> None:
     """Write `codebook.safetensors` and `codebook.json`, with the encoder inside where one describes the steps."""
     kind, features = _KINDS[type(codebook.features)], codebook.features

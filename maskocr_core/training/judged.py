@@ -77,10 +77,10 @@ def champion_of(registry: Registry) -> tuple[Path | None, str | None]:
     version = registered.version_of(registry, "champion")
     if not version:
         return None, None
+    folder = registered.recognizer_folder(f"models:/{registry.model}/{version}")
     try:
-        folder = registered.recognizer_folder(f"models:/{registry.model}/{version}")
         checkpoint.load_recognizer(folder)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError, KeyError) as error:  # RuntimeError: weights of another shape
         raise ValueError(
             f"the champion, {registry.model} version {version}, cannot be loaded: {error}; bring its files back to where "
             "MLflow keeps them, or make another version champion (maskocr rollback, maskocr promote)"
@@ -243,7 +243,7 @@ def confidence(
     said = {
         "usable": usable,
         "reason": reason,
-        "known_documents": _known(inputs, saw.read(trained)),
+        "known_documents": _known(inputs),
         "ece": finite(asdict(assessed.ece)),
         "chance": assessed.chance,
         "auroc": finite(asdict(assessed.auroc)),
@@ -269,12 +269,13 @@ def confidence(
     return Trust(said, gate.calibration(usable, ece, config.gate.ece, reason), plot)
 
 
-def _known(inputs: Inputs, trained: saw.Saw) -> int:
-    """How many documents of the validation lines, on which confidence is fitted, are among those of training.
+def _known(inputs: Inputs) -> int:
+    """How many documents of the validation lines, on which confidence is fitted, have training lines too.
 
-    None where data are split by document. Other pages of theirs are read better than new documents.
+    0 where data are split by document. Other pages of theirs are read better than new documents.
     """
-    return len(saw.of_lines(inputs.lines, inputs.selection, ("val",)).documents & trained.documents)
+    trained, validated = (saw.of_lines(inputs.lines, inputs.selection, (split,)) for split in ("train", "val"))
+    return len(trained.documents & validated.documents)
 
 
 def _calibrated(fitted: calibration.Calibration | None, raw: list[float]) -> np.ndarray:

@@ -101,7 +101,6 @@ class Watch:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.shown = self._shown(Artifact(data), Artifact(selection), config)
         self.path = folder / "probe.json"
-        self.readings: list[list[float]] = json.loads(self.path.read_text()) if self.path.is_file() else []
         self.probed: tuple[batches.Lines, batches.Lines] | None = None
         if config.pretrain.probe_labels:
             tables = [lines.selected(Artifact(data), Artifact(selection), split) for split in ("train", "val")]
@@ -126,11 +125,15 @@ class Watch:
         if self.probed:
             encoder = self.objective.model.encoder
             reading = [step, round(probing.validation_cer(encoder, *self.probed), 5)]
-            self.readings = [earlier for earlier in self.readings if earlier[0] < step] + [reading]
-            artifacts.write_json(self.path, self.readings)
+            artifacts.write_json(self.path, [*(earlier for earlier in self._readings() if earlier[0] < step), reading])
 
     def last(self) -> dict[str, float]:
-        return {"probe_cer": self.readings[-1][1]} if self.readings else {}
+        readings = self._readings()
+        return {"probe_cer": readings[-1][1]} if readings else {}
+
+    def _readings(self) -> list[list[float]]:
+        """From the file at each time: a checkpoint may bring it after this object was made."""
+        return json.loads(self.path.read_text()) if self.path.is_file() else []
 
     def _shown(self, data: Artifact, selection: Artifact, config: Config) -> batches.Batch:
         """The lines of the picture: the first in the order of the lot, of about the same width, the same at every look."""

@@ -64,16 +64,12 @@ def _read(runs: list[dict], recognizers: Path, source: Lines, marks: Iterable[st
 
 @dataclass(frozen=True)
 class Candidate:
-    """The one recogniser that may be registered: of which start and seed, and its place among the seeds of that start."""
+    """The one recogniser that may be registered: its start, seed and folder, and its place among the seeds of that start."""
 
     start: str
     seed: int
+    folder: str
     repetition: int
-
-    @property
-    def folder(self) -> str:
-        """Where it lies below the recognisers."""
-        return f"{self.start}-{self.seed}"
 
     def of(self, readings: Readings) -> Readings:
         """What it alone read, of the readings of its start."""
@@ -84,14 +80,14 @@ class Candidate:
 def candidate(runs: list[dict]) -> Candidate:
     """Of the start that is best on validation in the mean over seeds the recogniser that is best there: the test lines choose
     nothing."""
-    by_start: dict[str, dict[int, float]] = {}
+    by_start: dict[str, list[dict]] = {}
     for run in runs:
         if run["chosen"]:
-            by_start.setdefault(run["name"], {})[run["seed"]] = run["validation_cer"]["all"]
-    start = min(by_start, key=lambda start: sum(by_start[start].values()) / len(by_start[start]))
-    seeds = by_start[start]
-    best = min(seeds, key=lambda seed: seeds[seed])
-    return Candidate(start, best, list(seeds).index(best))
+            by_start.setdefault(run["name"], []).append(run)
+    rate = lambda run: run["validation_cer"]["all"]  # noqa: E731
+    mine = min(by_start.values(), key=lambda own: sum(map(rate, own)) / len(own))
+    best = min(mine, key=rate)
+    return Candidate(best["name"], best["seed"], best["kept"], mine.index(best))
 
 
 def with_costs(row: dict[str, Any], runs: dict[str, Any]) -> dict[str, Any]:
@@ -111,13 +107,16 @@ def with_costs(row: dict[str, Any], runs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _minutes(of: str, mine: list[dict[str, Any]], runs: dict[str, Any]) -> dict[str, float]:
-    """Minutes of processors or GPUs of runs of one start and size: of fine-tuning in the mean, and of what came before, once."""
+    """Minutes of processors or GPUs of runs of one start and size: of fine-tuning in the mean, and of what came before, once.
+
+    Recognisers of an earlier version say nothing of GPUs.
+    """
     start, size = mine[0]["name"], mine[0]["size"]
     bases = [run for run in runs["transfer"] if (run["name"], run["size"]) == (f"{start} base", size)]
     return {
-        "finetune": sum(run[f"{of}_seconds"] for run in mine) / len(mine) / 60,
-        "pretrain": runs[f"pretrain_{of}_minutes"][size] if start in ("pretrained", "both") else 0.0,
-        "transfer": sum(run[f"{of}_seconds"] for run in bases) / 60,
+        "finetune": sum(run.get(f"{of}_seconds", 0.0) for run in mine) / len(mine) / 60,
+        "pretrain": runs.get(f"pretrain_{of}_minutes", {}).get(size, 0.0) if start in ("pretrained", "both") else 0.0,
+        "transfer": sum(run.get(f"{of}_seconds", 0.0) for run in bases) / 60,
     }
 
 
@@ -154,9 +153,7 @@ def sizes(runs: dict[str, Any]) -> list[dict[str, Any]]:
 def examples(source: Lines, readings: list[Readings], candidate: Readings) -> list[dict[str, Any]]:
     """Four lines, with their image and what every start read (its first seed; of the candidate's start the candidate).
 
-    They are a typical one, a hard one, and the two worst for the candidate.
-
-    They stand at a half and nine tenths of the lines in the order of the candidate's CER, and at its end.
+    They are a typical one, a hard one, and the two worst for the candidate: they stand at a half and nine tenths of the lines in the order of the candidate's CER, and at its end.
     """
     readings = [candidate if reading.start == candidate.start else reading for reading in readings]
     errors = metrics.line_errors(source.texts, candidate.by_mark["all"][0])
@@ -225,6 +222,11 @@ def notes(lines: Artifact, runs: dict[str, Any]) -> list[str]:
         "Pre-training and transfer training were run once, whatever the number of seeds: their luck is in no interval. "
         "The intervals of several starts are each at the stated confidence, not all together."
     )
+    given = sorted({model for model in runs.get("origins", {}).values() if model})
+    if given:
+        said.append(
+            f"Models from outside are taken as they are, and what they cost is in no figure: {', '.join(given)}."
+        )
     if refused:
         said.append(f"{refused:,} items were refused at ingest; refused.parquet lists them.")
     return said

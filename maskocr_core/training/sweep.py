@@ -184,12 +184,11 @@ def summary(
     transfer: list[dict],
     encoder: Artifact,
     config: Config,
-    given: str | None,
 ) -> dict:
     """What `runs.json` holds: every run, which were chosen, and what transfer training and pre-training cost, apart.
 
     `kept`: the folder of a run that is the best of its start, budget and seed. `chosen`: it stands for its start, as one
-    of the largest budget. `went_on_from`: a recogniser that was given for `transfer`.
+    of the largest budget.
     """
     return {
         "runs": [
@@ -201,10 +200,10 @@ def summary(
             for run, result in zip(grid, results)
         ],
         "transfer": transfer,
-        "went_on_from": given,
         **{
             f"pretrain_{minutes}": {
-                config.model.sized(size).size: encoder.metrics[f"{minutes}_{size}" if size else minutes]
+                # An encoder of an earlier version does not say what it took of GPUs.
+                config.model.sized(size).size: encoder.metrics.get(f"{minutes}_{size}" if size else minutes, 0.0)
                 for size in sizes(encoder.folder)
             }
             for minutes in ("cpu_minutes", "gpu_minutes")

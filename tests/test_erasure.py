@@ -23,10 +23,10 @@ from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Data
 from maskocr_core.data import lines, packing, readers, tombstones
 from maskocr_core.erasure import doomed as doom
-from maskocr_core.erasure import forget, redact, repack
+from maskocr_core.erasure import forget, redact, repack, tracked
 from maskocr_core.erasure.places import Places
 from maskocr_core.erasure.search import Search, fingerprint
-from maskocr_core.services import history, versions
+from maskocr_core.services import history, tracking, versions
 
 GONE, OTHER = "letters of Mrs Kühn", "diary of Mr Weber"
 
@@ -583,3 +583,37 @@ def test_data_that_are_not_there_cannot_be_re_packed_and_a_remote_out_of_reach_i
 def test_a_folder_that_is_no_repository_is_refused(tmp_path):
     with pytest.raises(ValueError, match="is no git and DVC repository"):
         Places.of([], [tmp_path])
+
+
+def test_a_name_goes_from_the_settings_of_a_manifest_and_from_a_model_card_and_the_rest_of_these_stays(place):
+    lines_of(place, ROWS)
+    card = f"| fine-tuning | {GONE} | CC0 |\n| fine-tuning | {OTHER} | CC-BY |\n"
+    for name, body in (("evaluation", None), ("papers", card)):
+        (place / name).mkdir()
+        (place / name / "data.json").write_text("{}\n")
+        if body:
+            (place / name / "model_card.md").write_text(body)
+        settings = {"gate": {"slices": [f"source={GONE}", f"source={OTHER}"]}} if not body else {}
+        artifacts.finish(place / name, kind=name, config=settings, metrics={"kept": 1.0})
+    done, _ = erase(place)
+    manifest = Artifact(place / "evaluation").manifest
+    assert done and manifest["config"] == {"gate": {"slices": ["source=[forgotten]", f"source={OTHER}"]}}
+    assert manifest["metrics"] == {"kept": 1.0}
+    card = (place / "papers" / "model_card.md").read_text()
+    assert card == f"| fine-tuning | [forgotten] | CC0 |\n| fine-tuning | {OTHER} | CC-BY |\n"
+
+
+def test_a_name_goes_from_what_the_gate_said_of_a_version_and_other_models_are_left_alone(place, tmp_path):
+    lines_of(place, ROWS)
+    client, said = tracking.connection(), f"**{GONE} (transfer)**: holds. **{OTHER}**: holds."
+    for model, tags in (("ours", {"verdict_digest": "a" * 64}), ("theirs", {})):
+        client.create_registered_model(model)
+        client.create_model_version(model, f"file://{tmp_path}/no-weights", tags=tags)
+        client.update_model_version(model, "1", said)
+    doomed = doom.resolve(
+        repack.shards(Artifact(place / "lines")),
+        tombstones.of([tombstones.entry("asked", tombstones.ANY_SOURCE, GONE)]),
+    )
+    assert list(tracked.clean(doomed, "2026-11-27")) == [("model ours", "description of version 1", "rewritten")]
+    assert client.get_model_version("ours", "1").description == said.replace(GONE, "[forgotten]")
+    assert client.get_model_version("theirs", "1").description == said

@@ -38,7 +38,7 @@ def register(
     from maskocr_core.artifacts import Artifact
     from maskocr_core.data import lines as schema
     from maskocr_core.services import compared, notify, registered, tracking
-    from maskocr_core.training import reading
+    from maskocr_core.training import papers, reading
 
     tracking.check()
     promotion.notice(config.registry)  # first, since no version is to be made that the ledger cannot take
@@ -64,7 +64,9 @@ def register(
             config.registry,
             ids[chosen.start],
             {"recognizer": home / "all", "saw": home / "saw.json"}
-            | _papers(config, lines, recognizers, evaluation, summary, home, fetched / "papers"),
+            | papers.write(
+                config, Artifact(lines), Artifact(recognizers), Artifact(evaluation), chosen, fetched / "papers"
+            ),
             pd.DataFrame({"image": [_nobodys_line()]}),
             pd.DataFrame({"image": schema.images_of(Artifact(lines), "test", wanted["line_id"].tolist())}),
             lambda output: _demand_same(wanted, output),
@@ -106,45 +108,6 @@ def _evaluated(evaluation: Path, chosen: Candidate) -> pd.DataFrame:
     predictions = schema.read_table(Artifact(evaluation), "predictions.parquet").to_pandas()
     mine = (predictions["start"] == chosen.start) & (predictions["repetition"] == chosen.repetition)
     return predictions[mine].head(CHECKED_LINES)
-
-
-def _papers(
-    config: Config, lines: Path, recognizers: Path, evaluation: Path, summary: dict, home: Path, folder: Path
-) -> dict[str, Path]:
-    """The model card, and `provenance.json`: every setting, the data's versions, the sources with their licences."""
-    from maskocr_core import artifacts
-    from maskocr_core.artifacts import Artifact
-    from maskocr_core.data import provenance
-    from maskocr_core.judging import model_card
-
-    trained = {"transfer": ("transfer-train", "transfer-val"), "pretrained": ("unlabeled",)}
-    trained |= {"scratch": (), "both": trained["transfer"] + trained["pretrained"]}
-    admitted = [row["source"] for row in summary["fit"] if row["weight"] > 0]
-    sources = provenance.sources(
-        Artifact(lines), ("train", "val", *trained[summary["candidate"]], "test", "protected-test"), admitted
-    )
-    lineage, came_of = artifacts.lineage(), Artifact(recognizers).read_json("runs.json").get("origins", {})
-    before = {"transfer": ("transfer",), "pretrained": ("encoder", "labels"), "both": ("encoder", "labels")}
-    origins = {part: came_of.get(part) for part in before.get(summary["candidate"], ())}
-    made = {name: lineage[name] for name in ("maskocr", "commit")} | {
-        "recipe": config.recipe,
-        "model": config.registry.model,
-        "origins": {part: model for part, model in origins.items() if model},
-    }
-    facts = json.loads((home / "all" / "recognizer.json").read_text())
-    recognizer = facts | {"characters": len(facts["characters"])}
-    versions = {
-        "lines": Artifact(lines).version,
-        "selection": summary["selection_version"],
-        "recognizers": Artifact(recognizers).version,
-        "evaluation": Artifact(evaluation).version,
-    }
-    files = {"model_card": folder / "model_card.md", "provenance": folder / "provenance.json"}
-    card = model_card.text(summary, recognizer, sources, made)
-    artifacts.write_bytes(files["model_card"], card.encode())
-    said = made | {"config": config.model_dump(mode="json"), "data_versions": versions, "sources": sources}
-    artifacts.write_json(files["provenance"], said)
-    return files
 
 
 def _nobodys_line() -> bytes:

@@ -7,6 +7,7 @@ https://trojansource.codes) are spelled out.
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,45 +19,34 @@ def environment(folder: Path, kept: str = "") -> Any:
     """A jinja2 environment of the templates in `folder`: every value escaped, control characters but `kept` spelled out,
     nothing undefined.
     """
-    import jinja2
-
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: spelled_out(value, kept) if type(value) is str else value,  # markup is a subclass
-    )
-
-
-class Literal(str):
-    """Text that stands in a page as it is."""
+    return _environment(folder, lambda text: spelled_out(text, kept), autoescape=True)
 
 
 def markdown(folder: Path) -> Any:
     """A jinja2 environment of Markdown templates: in every value what Markdown reads as markup is escaped, control characters
     are spelled out; the filter `code` is for values between backticks. Nothing is undefined.
     """
+    from markupsafe import Markup
+
+    def escaped(text: str) -> str:
+        return "".join(f"\\{one}" if one in _MARKUP else one for one in spelled_out(text))
+
+    made = _environment(folder, escaped, autoescape=False)  # `<` is among what is escaped
+    made.filters["code"] = lambda value: Markup(spelled_out(value).replace("`", "'"))
+    return made
+
+
+def _environment(folder: Path, told: Callable[[str], str], autoescape: bool) -> Any:
     import jinja2
 
-    def escaped(value: Any) -> Any:
-        return (
-            "".join(f"\\{one}" if one in _MARKUP else one for one in spelled_out(value))
-            if type(value) is str
-            else value
-        )
-
-    made = jinja2.Environment(
+    return jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder),
-        autoescape=False,  # what a value may not do in HTML it may not do here either: `<` is among the markup
+        autoescape=autoescape,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=escaped,
+        finalize=lambda value: told(value) if type(value) is str else value,  # markup is a subclass
     )
-    made.filters["code"] = lambda value: Literal(spelled_out(value).replace("`", "'"))
-    return made
 
 
 def spelled_out(text: str, kept: str = "") -> str:

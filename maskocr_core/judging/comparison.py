@@ -68,8 +68,8 @@ def compare(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows of the table, one a start, and the verdict as plain dicts.
 
-    candidate: what the recogniser read that was chosen on validation, one seed of its start. champion: what the champion reads of the same lines now, None without one.
-    checks: what else the verdict hangs on. The starts are held against `scratch`, or against the first one where scratch
+    candidate: what the recogniser read that was chosen on validation, one seed of its start. champion: what the champion
+    reads of the same lines now, None without one. checks: what else the verdict hangs on. The starts are held against `scratch`, or against the first one where scratch
     was not run.
     """
     base = next((row for row in readings if row.start == "scratch"), readings[0])

@@ -9,16 +9,12 @@ from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Config
 from maskocr_core.data import provenance
 from maskocr_core.judging import model_card
+from maskocr_core.training import sweep
 from maskocr_core.training.reading import Candidate
 
-# By start, the splits that it was trained on beside the labelled target lines, and the parts that a model from outside may give.
-TRAINED = {
-    "scratch": (),
-    "transfer": ("transfer-train", "transfer-val"),
-    "pretrained": ("unlabeled",),
-    "both": ("transfer-train", "transfer-val", "unlabeled"),
-}
-GIVEN = {"transfer": ("transfer",), "pretrained": ("encoder", "labels"), "both": ("encoder", "labels")}
+# Of the parts of a start (`sweep.PARTS`): the splits that it was trained on, and what of it a model from outside may give.
+SPLITS = {"transfer": sweep.TRANSFER, "encoder": ("unlabeled",)}
+GIVEN = {"transfer": ("transfer",), "encoder": ("encoder", "labels")}
 
 
 def write(
@@ -30,8 +26,9 @@ def write(
     """
     summary = evaluation.read_json("summary.json")
     admitted = [row["source"] for row in summary["fit"] if row["weight"] > 0]
-    splits = ("train", "val", *TRAINED[chosen.start], "test", "protected-test")
-    sources = provenance.sources(lines, splits, admitted)
+    parts = sweep.PARTS[chosen.start]
+    trained = [split for part in parts for split in SPLITS[part]]
+    sources = provenance.sources(lines, (*sweep.TARGET, *trained, "test", "protected-test"), admitted)
     came_of = recognizers.read_json("runs.json").get("origins", {})  # recognisers of an earlier version do not say
     lineage = artifacts.lineage()
     made = {
@@ -39,7 +36,7 @@ def write(
         "commit": lineage["commit"],
         "recipe": config.recipe,
         "model": config.registry.model,
-        "origins": {part: came_of[part] for part in GIVEN.get(chosen.start, ()) if came_of.get(part)},
+        "origins": {given: came_of[given] for part in parts for given in GIVEN[part] if came_of.get(given)},
     }
     facts = recognizers.read_json(f"{chosen.folder}/all/recognizer.json")
     card = model_card.text(summary, facts | {"characters": len(facts["characters"])}, sources, made)

@@ -153,7 +153,8 @@ def sizes(runs: dict[str, Any]) -> list[dict[str, Any]]:
 def examples(source: Lines, readings: list[Readings], candidate: Readings) -> list[dict[str, Any]]:
     """Four lines, with their image and what every start read (its first seed; of the candidate's start the candidate).
 
-    They are a typical one, a hard one, and the two worst for the candidate: they stand at a half and nine tenths of the lines in the order of the candidate's CER, and at its end.
+    They are a typical one, a hard one, and the two worst for the candidate: they stand at a half and nine tenths of the
+    lines in the order of the candidate's CER, and at its end.
     """
     readings = [candidate if reading.start == candidate.start else reading for reading in readings]
     errors = metrics.line_errors(source.texts, candidate.by_mark["all"][0])

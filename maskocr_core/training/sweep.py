@@ -17,6 +17,8 @@ from maskocr_core.training.finetuning import MARKS, Run
 from maskocr_core.training.kept_runs import KeptRun
 from maskocr_core.training.saw import Saw
 
+# By start, what it was made of before fine-tuning.
+PARTS = {"scratch": (), "transfer": ("transfer",), "pretrained": ("encoder",), "both": ("transfer", "encoder")}
 TARGET, TRANSFER = ("train", "val"), ("transfer-train", "transfer-val")
 
 
@@ -167,8 +169,7 @@ def seen(start: str, by_part: dict[str, Saw]) -> Saw:
 
 def seen_before(start: str, by_part: dict[str, Saw]) -> Saw:
     """What a start had been trained on when fine-tuning began."""
-    parts = {"transfer": ("transfer",), "pretrained": ("encoder",), "both": ("transfer", "encoder")}
-    return reduce(or_, (by_part[part] for part in parts.get(start, ())), Saw())
+    return reduce(or_, (by_part[part] for part in PARTS[start]), Saw())
 
 
 def collect(folder: Path, destination: Path, marks: Iterable[str] = MARKS) -> None:

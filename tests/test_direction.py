@@ -212,7 +212,8 @@ def test_the_recognizers_own_direction_decides_how_its_lines_are_prepared(learnt
 
 def test_a_person_sees_an_example_as_it_stands_on_the_page(learnt):
     lines = packed.source(learnt[0], "val", SETTINGS.data)
-    shown = reading.examples(lines, [Readings("here", {"all": [lines.texts]})], "here")[0]
+    read = Readings("here", {"all": [lines.texts]})
+    shown = reading.examples(lines, [read], read)[0]
     line = next(image for text, image in KNOWN if text == shown["reference"])
     expected = images.prepare(rendered.png(line), SETTINGS.data.height, SETTINGS.data.max_width)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(shown["image_png"])))), expected)

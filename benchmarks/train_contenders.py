@@ -28,7 +28,8 @@ from maskocr_core.config import Config
 from maskocr_core.data import batches
 from maskocr_core.model import masking
 from maskocr_core.model.codebook import Codebook
-from maskocr_core.model.encoder import ConvolutionalStem, positions
+from maskocr_core.model.encoder import positions
+from maskocr_core.model.stem import stem_of
 from maskocr_core.training import checkpoint, loop
 from maskocr_core.training.checkpoints import Checkpoints
 from maskocr_core.training.objectives import MaskedPrediction
@@ -150,7 +151,7 @@ class Obvious(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         width, self.weight = config.model.width, config.mask.visible_weight
-        self.stem, self.norm_in = ConvolutionalStem(config.data.height, width), nn.LayerNorm(width)
+        self.stem, self.norm_in = stem_of(config.model.stem, config.data.height, width), nn.LayerNorm(width)
         layer = nn.TransformerEncoderLayer(
             width, config.model.heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True
         )

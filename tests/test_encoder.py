@@ -2,10 +2,11 @@ import pytest
 import torch
 
 from maskocr_core.config import STEP
-from maskocr_core.model.encoder import MAX_OFFSET, ConvolutionalStem, Encoder, LinearStem, positions
+from maskocr_core.model.encoder import MAX_OFFSET, Encoder, positions
+from maskocr_core.model.stem import stem_of
 
 HEIGHT, WIDTH = 32, 48
-stems = pytest.mark.parametrize("stem", ["linear", "convolutional"])
+stems = pytest.mark.parametrize("stem", ["linear", "convolutional", "shallow"])
 ways = pytest.mark.parametrize("places", ["rotary", "sinusoidal"])
 
 
@@ -121,18 +122,19 @@ def test_positions_are_shifted_in_training_only():
     assert not torch.allclose(model(*batch), model(*batch), atol=1e-4)
 
 
-@pytest.mark.parametrize("stem, left", [(LinearStem, 0), (ConvolutionalStem, 7)])
+@pytest.mark.parametrize("stem, left", [("linear", 0), ("convolutional", 7), ("shallow", 7)])
 def test_a_stem_sees_its_step_and_what_it_says_to_the_left_of_it(stem, left):
     torch.manual_seed(0)
     ink = torch.rand(1, 1, HEIGHT, 10 * STEP, requires_grad=True)
-    stem(HEIGHT, WIDTH)(ink)[0, 5].abs().sum().backward()
+    stem_of(stem, HEIGHT, WIDTH)(ink)[0, 5].abs().sum().backward()
     seen = ink.grad[0, 0].abs().amax(0).nonzero().flatten().tolist()
     assert seen == list(range(5 * STEP - left, 6 * STEP))
 
 
 @torch.no_grad()
-def test_white_stays_zero_through_the_convolutions():
-    assert not ConvolutionalStem(HEIGHT, WIDTH).layers(torch.zeros(1, 1, HEIGHT, 80)).any()
+@pytest.mark.parametrize("stem", ["convolutional", "shallow"])
+def test_white_stays_zero_through_the_convolutions(stem):
+    assert not stem_of(stem, HEIGHT, WIDTH).layers(torch.zeros(1, 1, HEIGHT, 80)).any()
 
 
 @pytest.mark.parametrize("height, width, depth", [(32, 64, 2), (40, 128, 4), (40, 512, 6)])
@@ -143,5 +145,6 @@ def test_the_number_of_weights_is_the_one_that_the_sizes_give(stem, height, widt
     stems = {
         "linear": (height * STEP + 1) * width,
         "convolutional": 9 * (32 + 32 * 64 + 64 * 96) + (96 * height // STEP + 1) * width,
+        "shallow": 49 * 32 + 9 * 32 * 96 + (96 * height // STEP + 1) * width,
     }
     assert sum(weights.numel() for weights in model.parameters()) == stems[stem] + depth * block + 2 * 2 * width

@@ -4,7 +4,7 @@ Geometry and sizes follow the authors' code (Kišš & Hradiš 2025): full-height
 random offset in training are `model.places=sinusoidal`. Ours, and said so: places that turn queries and keys instead
 (RoFormer, Su et al. 2021, arXiv 2104.09864), so that attention knows how far apart two steps are from the first update
 on; a padding mask in attention, pre-norm blocks with a final norm (post-norm wants longer warm-ups than a laptop run
-has), GELU, and a small convolutional stem beside the plain linear patch.
+has), GELU, and small convolutional stems beside the plain linear patch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from maskocr_core.config import STEP
+from maskocr_core.model.stem import stem_of
 
 SLOWEST = 100.0  # steps a radian of the slowest turn: a line of two hundred steps is well within one turn of it
 MAX_OFFSET = 2048  # positions are shifted by up to this in training, so that absolute places cannot be learnt
@@ -35,7 +35,7 @@ class Encoder(nn.Module):
         self.shape = dict(
             height=height, width=width, depth=depth, heads=heads, stem=stem, dropout=dropout, places=places
         )
-        self.stem = LinearStem(height, width) if stem == "linear" else ConvolutionalStem(height, width)
+        self.stem = stem_of(stem, height, width)
         self.norm_in = nn.LayerNorm(width)
         self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(depth))
         self.norm_out = nn.LayerNorm(width)
@@ -76,42 +76,6 @@ class Encoder(nn.Module):
         for block in self.blocks[:blocks]:
             x_BLD = block(x_BLD, attend, turn)
         return self.norm_out(x_BLD) if blocks is None else x_BLD
-
-
-class LinearStem(nn.Module):
-    """One linear map of the H × 8 px of a step: nothing outside the step is seen."""
-
-    def __init__(self, height: int, width: int):
-        super().__init__()
-        self.patch = nn.Conv2d(1, width, (height, STEP), (height, STEP))
-
-    def forward(self, ink: Tensor) -> Tensor:
-        return self.patch(ink).squeeze(2).transpose(1, 2)
-
-
-class ConvolutionalStem(nn.Module):
-    """Three 3 × 3 convolutions of stride 2 (32, 64, 96 channels), then a linear map of each column of H / 8 cells.
-
-    A step sees 15 px, 7 of them left of its own: short runs read far better from it than from linear patches. Without biases
-    and norms white stays exactly zero, so that what a line gives does not depend on how wide its batch is padded, nor on
-    which worker holds it (batch norm would break both).
-    """
-
-    CHANNELS = (32, 64, 96)
-
-    def __init__(self, height: int, width: int):
-        super().__init__()
-        layers: list[nn.Module] = []
-        for before, after in zip((1, *self.CHANNELS), self.CHANNELS):
-            convolution = nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False)
-            nn.init.kaiming_normal_(convolution.weight, mode="fan_in", nonlinearity="relu")
-            layers += [convolution, nn.ReLU(inplace=True)]
-        self.layers = nn.Sequential(*layers)
-        self.column = nn.Linear(self.CHANNELS[-1] * height // STEP, width)
-
-    def forward(self, ink: Tensor) -> Tensor:
-        x = self.layers(ink.contiguous(memory_format=torch.channels_last))  # (B, C, H / 8, L)
-        return self.column(x.flatten(1, 2).transpose(1, 2))
 
 
 class Block(nn.Module):

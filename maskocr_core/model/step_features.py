@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from maskocr_core.config import STEP
-from maskocr_core.model.encoder import ConvolutionalStem, Encoder
+from maskocr_core.model.encoder import Encoder
+from maskocr_core.model.stem import ConvolutionalStem
 
 ORIENTATIONS = 9  # as in histograms of oriented gradients (Dalal & Triggs 2005) and MaskFeat (Wei et al. 2022)
 
@@ -61,7 +62,7 @@ class RandomNetwork(nn.Module):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(20250328)
-            self.layers = ConvolutionalStem(height, STEP).layers.requires_grad_(False)
+            self.layers = ConvolutionalStem("convolutional", height, STEP).layers.requires_grad_(False)
 
     @torch.no_grad()
     def forward(self, ink: Tensor, valid_BL: Tensor) -> Tensor:

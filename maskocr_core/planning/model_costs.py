@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from maskocr_core.config import STEP, Config
+from maskocr_core.model.stem_layers import CONVOLUTIONS
 
-CHANNELS = (32, 64, 96)  # of the convolutional stem
 FLOAT32 = 4
 
 
@@ -74,7 +74,10 @@ def labelling(config: Config, line: Line) -> float:
     size, making = {
         "pixels": (H * book.window, 0.0),
         "gradients": (H // STEP * 9, 0.0),
-        "random": (CHANNELS[-1] * H // STEP, line.padded * sum(_stem_layers(config, "convolutional")[:-1])),
+        "random": (
+            CONVOLUTIONS["convolutional"][-1].channels * H // STEP,
+            line.padded * sum(_stem_layers(config, "convolutional")[:-1]),
+        ),
         # Of an encoder as large as the one that is trained, two thirds of the blocks.
         "encoder": (
             D,
@@ -92,9 +95,12 @@ def kept(config: Config, line: Line, activation: int) -> dict[str, float]:
     What norms and the softmax read stays float32 under autocast.
     """
     D, H, V, M = config.model.width, config.data.height, line.seen, line.asked
-    pixels = STEP * H
-    if config.model.stem == "convolutional":
-        pixels += (CHANNELS[0] * 2 + CHANNELS[1] // 2) * H + 2 * CHANNELS[2] * H // STEP  # the column's input is a copy
+    pixels, cells, convolutions = STEP * H, STEP * H, CONVOLUTIONS[config.model.stem]
+    for convolution in convolutions:
+        cells //= convolution.stride**2
+        pixels += convolution.channels * cells
+    if convolutions:
+        pixels += convolutions[-1].channels * cells  # the column's input is a copy
     skips, turns = config.mask.hide == "skip", config.model.places == "rotary"
     turn = skips * turns * D // config.model.heads * FLOAT32  # cosines and sines, of each line where its steps differ
     return {
@@ -116,19 +122,24 @@ def gradient_of_logits(config: Config, line: Line, activation: int) -> float:
 
 def _stem_parameters(config: Config) -> int:
     D, H = config.model.width, config.data.height
-    if config.model.stem == "linear":
+    convolutions, before, weights = CONVOLUTIONS[config.model.stem], 1, 0
+    if not convolutions:
         return D * (H * STEP + 1)
-    convolutions = sum(9 * before * after for before, after in zip((1, *CHANNELS), CHANNELS))
-    return convolutions + D * (CHANNELS[-1] * H // STEP + 1)
+    for channels, kernel, _ in convolutions:
+        weights += kernel**2 * before * channels
+        before = channels
+    return weights + D * (before * H // STEP + 1)
 
 
 def _stem_layers(config: Config, stem: str | None = None) -> list[float]:
     """Operations of each layer of the stem for one step."""
     D, H = config.model.width, config.data.height
-    if (stem or config.model.stem) == "linear":
+    convolutions, before, cells = CONVOLUTIONS[stem or config.model.stem], 1, float(H * STEP)
+    if not convolutions:
         return [2.0 * H * STEP * D]
-    layers, cells = [], float(H * STEP)
-    for before, after in zip((1, *CHANNELS), CHANNELS):
-        cells /= 4
-        layers.append(2 * cells * 9 * before * after)
-    return [*layers, 2.0 * CHANNELS[-1] * H // STEP * D]
+    layers = []
+    for channels, kernel, stride in convolutions:
+        cells /= stride**2
+        layers.append(2 * cells * kernel**2 * before * channels)
+        before = channels
+    return [*layers, 2.0 * before * H // STEP * D]

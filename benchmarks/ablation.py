@@ -106,7 +106,22 @@ ARMS = {
     "sinusoidal": Arm("sinusoidal positions, added, as the authors have them", ("model.places=sinusoidal",)),
     "sinusoidal_scratch": Arm("sinusoidal positions, no pre-training", ("model.places=sinusoidal",), start="scratch"),
     "linear": Arm("linear patch for a stem", ("model.stem=linear",)),
+    "linear_again": Arm(
+        "linear patch for a stem, pre-trained with another seed", ("model.stem=linear", "pretrain.seed=1")
+    ),
     "linear_scratch": Arm("linear patch for a stem, no pre-training", ("model.stem=linear",), start="scratch"),
+    "shallow": Arm("two coarse convolutions for a stem", ("model.stem=shallow",)),
+    "shallow_again": Arm(
+        "two coarse convolutions for a stem, pre-trained with another seed", ("model.stem=shallow", "pretrain.seed=1")
+    ),
+    "shallow_scratch": Arm(
+        "two coarse convolutions for a stem, no pre-training", ("model.stem=shallow",), start="scratch"
+    ),
+    "shallow_as_long": Arm(
+        "two coarse convolutions for a stem, in the CPU minutes of the recipe",
+        ("model.stem=shallow",),
+        paced_by="shallow",
+    ),
 }
 
 

@@ -12,6 +12,7 @@ from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Config
 from maskocr_core.data.batches import Lines
 from maskocr_core.data.lines import selected
+from maskocr_core.stages import keys
 from maskocr_core.training import sweep
 from maskocr_core.training.finetuning import Run
 
@@ -52,7 +53,7 @@ class Road:
         )
 
     def _carried_out(self, run: Run, config: Config) -> Path:
-        code, home = stages.code_version("finetune"), artifacts.work_folder() / "runs"
+        code, home = keys.code_version("finetune"), artifacts.work_folder() / "runs"
         lines, selection = self._accepted.values()
         sweep.carry_out([run], config, lines, selection, home, code)
         return home / run.key(config, Artifact(lines), Artifact(selection), code) / "all"

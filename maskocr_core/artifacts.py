@@ -18,7 +18,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from maskocr_core.services import storage
+from maskocr_core.services import s3, storage
 
 FORMAT_VERSION, READABLE = 2, (1, 2)
 MANIFEST = "manifest.json"
@@ -251,7 +251,7 @@ def _settled(path: Path) -> dict[str, Any]:
 def _move_to_store(path: Path, store: str, digest: str) -> str:
     uri = f"{store.rstrip('/')}/{digest[:2]}/{digest}{path.suffix}"
     if not storage.renewed(uri):
-        storage.upload(path, uri)
+        s3.upload(path, uri)
     path.unlink()
     return uri
 

@@ -88,9 +88,9 @@ def _mlflow() -> str:
 
 
 def _bucket(store: str) -> str:
-    from maskocr_core.services import storage
+    from maskocr_core.services import s3
 
-    storage.check_bucket(store)
+    s3.check_bucket(store)
     return store
 
 

@@ -17,7 +17,7 @@ from maskocr_core import config, stages
 from maskocr_core.artifacts import Artifact
 from maskocr_core.data import claims, lines, readers
 from maskocr_core.services import mapping, storage
-from maskocr_core.services.storage import File
+from maskocr_core.services.stored import File
 
 SETTLE, ABANDONED = 60.0, 3600.0
 PAGE = (

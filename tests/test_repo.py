@@ -29,8 +29,8 @@ VENDORS = {
     "mlflow": {f"maskocr_core/services/{name}.py" for name in ("tracking", "registered", "compared")},
     "great_expectations": {"maskocr_core/services/expectations.py"},
     "ray": {f"maskocr_core/services/{name}.py" for name in ("cluster", "workers", "jobs")},
-    "boto3": {"maskocr_core/services/storage.py"},
-    "botocore": {"maskocr_core/services/storage.py"},
+    "boto3": {"maskocr_core/services/s3.py"},
+    "botocore": {"maskocr_core/services/s3.py"},
 }
 SOURCES = sorted(
     path for folder in ("maskocr_core", "components", "pipelines") for path in (REPOSITORY / folder).rglob("*.py")

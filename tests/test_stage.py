@@ -14,6 +14,7 @@ from conftest import run_stage
 
 from maskocr_core import artifacts, config, stages
 from maskocr_core.artifacts import Artifact
+from maskocr_core.stages import keys
 
 LONG = ["pretrain.steps=200", "pretrain.checkpoint_every=2"]
 
@@ -37,10 +38,10 @@ def test_another_knob_that_the_stage_reads_makes_new_work_and_one_that_it_does_n
 
 
 def test_changed_code_that_a_stage_can_reach_changes_its_version_and_other_code_does_not():
-    reached = {path.name for path in stages.sources("quantize")}
+    reached = {path.name for path in keys.sources("quantize")}
     assert {"quantize.py", "codebook.py", "lines.py", "images.py", "config.py"} <= reached
     assert not {"report.py", "loop.py", "sweep.py", "recipes.py"} & reached
-    tuned = {path.name for path in stages.sources("finetune")}
+    tuned = {path.name for path in keys.sources("finetune")}
     assert "sweep.py" in tuned and not {"tracking.py", "progress.py"} & tuned  # they tell of results
 
 

@@ -10,7 +10,7 @@ from servers import DEAD_ENDPOINT, lead
 from maskocr_core import config, stages
 from maskocr_core.artifacts import Artifact
 from maskocr_core.data import lines
-from maskocr_core.services import storage
+from maskocr_core.services import s3, storage
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 DATA_STAGES = {"validate": ("lines",), "fit": ("lines", "validation"), "quantize": ("lines", "selection")}
@@ -248,11 +248,11 @@ def test_a_store_that_cannot_be_reached_is_named_in_one_sentence(at_s3, folder, 
 @pytest.mark.services
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_bucket_can_be_checked_before_it_is_needed(at_s3, monkeypatch, wrong):
-    storage.check_bucket("s3://lines-bucket/x")
+    s3.check_bucket("s3://lines-bucket/x")
     changes, uri = WRONG[wrong]
     lead(monkeypatch, changes)
     with pytest.raises(ValueError, match="does not answer") as error:
-        storage.check_bucket(uri)
+        s3.check_bucket(uri)
     one_sentence(error)
 
 

@@ -18,6 +18,7 @@ from maskocr_core import config, stages
 from maskocr_core.artifacts import Artifact
 from maskocr_core.data import lines
 from maskocr_core.services import versions
+from maskocr_core.stages import keys
 
 OUTPUTS = ("lines", "validation", "selection", "codebook")
 BUCKET, REMOTE = "lines-bucket", "s3://lines-bucket/dvc"
@@ -375,7 +376,7 @@ def test_only_services_call_dvc_and_no_stage_can_reach_those_that_do():
             calling.add(path)
     assert Path(versions.__file__) in calling and {path.parent.name for path in calling} == {"services"}
     for name in stages.NAMES:
-        assert not calling & set(stages.sources(name)), name
+        assert not calling & set(keys.sources(name)), name
 
 
 def test_a_stage_refuses_lines_of_another_version_than_its_run_is_about(tracked, tmp_path):

@@ -19,7 +19,7 @@ from maskocr_core.artifacts import MANIFEST, work_folder
 from maskocr_core.cleaning import named
 from maskocr_core.cleaning.work import held
 from maskocr_core.services import storage
-from maskocr_core.services.storage import File
+from maskocr_core.services.stored import File
 from maskocr_core.training import kept_runs
 
 LEAST_DAYS = 1.0  # a machine elsewhere may be at work on what is younger

@@ -21,7 +21,7 @@ from maskocr_core.data.readers import archives, files, items, pages, xml_file
 from maskocr_core.data.readers.rows import check_name
 from maskocr_core.data.readers.units import Entry, Outage, Unreadable
 from maskocr_core.services import storage
-from maskocr_core.services.storage import File
+from maskocr_core.services.stored import File
 
 FORMAT_VERSION = 1
 ATTEMPTS = 50  # how often another claimer may be faster

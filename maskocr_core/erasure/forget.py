@@ -23,6 +23,7 @@ from maskocr_core.erasure.doomed import Doomed
 from maskocr_core.erasure.past import Past
 from maskocr_core.erasure.places import Places
 from maskocr_core.services import history, logged, storage
+from maskocr_core.services.stored import File
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,7 @@ def _roots(doomed: Doomed, found: Places, told: Transcript) -> None:
                     storage.erase(file.uri)
 
 
-def _shown(lists: list[storage.File]) -> dict[str, tuple[str, ...]]:
+def _shown(lists: list[File]) -> dict[str, tuple[str, ...]]:
     """By URI, the ids of the lines that a page shows, from the lists beside the pages."""
     found = {}
     for file in lists:

@@ -16,6 +16,7 @@ from maskocr_core.artifacts import Artifact, in_store, work_folder
 from maskocr_core.erasure import past, redact, repack
 from maskocr_core.erasure.doomed import Doomed, Shard, is_shard
 from maskocr_core.services import storage, tracking
+from maskocr_core.services.stored import File
 
 LARGE = 256 << 20  # bytes: a file beyond is not searched unless it is Parquet
 
@@ -65,7 +66,7 @@ class Places:
             if is_shard(pq.ParquetFile(opened()).schema_arrow):
                 yield Shard(uri, uri, opened)
 
-    def in_roots(self) -> Iterator[storage.File]:
+    def in_roots(self) -> Iterator[File]:
         """Every object below the roots."""
         for root in self.roots:
             yield from storage.files(root, some=False)

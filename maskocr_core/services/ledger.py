@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from maskocr_core.services import storage, tracking
+from maskocr_core.services.stored import File
 
 FORMAT_VERSION = 1
 MOVES = ("promotion", "rollback", "seen")  # the kinds of entries that say who is champion
@@ -207,13 +208,13 @@ def unconfirmed(entries: Sequence[Entry], model: str) -> list[Entry]:
     return [e for e in entries if e.model == model and e.kind == "seen" and e.number not in confirmed]
 
 
-def _files(place: str) -> list[storage.File]:
+def _files(place: str) -> list[File]:
     """The JSON files at a place, by name."""
     here = storage.holds(place) if storage.is_remote(place) else any(Path(place).glob("*.json"))
     return [file for file in storage.files(place) if file.name.endswith(".json")] if here else []
 
 
-def _content(file: storage.File) -> bytes:
+def _content(file: File) -> bytes:
     # A command reads the ledger several times; an object whose ETag is the same holds the same.
     return _object(file.uri, file.stamp) if storage.is_remote(file.uri) else Path(file.uri).read_bytes()
 

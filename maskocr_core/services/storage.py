@@ -1,40 +1,22 @@
-"""Files on this machine or in S3, by URI. The one module that knows boto3; data are read through pyarrow's file systems.
-
-Sources: https://arrow.apache.org/docs/python/generated/pyarrow.fs.S3FileSystem.html,
-https://boto3.amazonaws.com/v1/documentation/api/latest/reference/services/s3.html
-"""
+"""Files on this machine (`disk`) or in S3 (`s3`), by URI: the same questions to either."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+from maskocr_core.services import disk, s3
+from maskocr_core.services.stored import File
 
 LIST = "list+"  # before the URI of a file that lists which files are meant
 _LIST_FORMAT = 1
 _FRESH = 3600.0  # seconds
-_MEND = "check the bucket's name, AWS_ENDPOINT_URL and the AWS_* keys"
-
-
-@dataclass(frozen=True)
-class File:
-    """One file below a URI. `stamp` changes whenever the content does: size and mtime here, the ETag in S3.
-
-    modified: seconds since 1970 by the clock of the store; 0 where only a list of files is known.
-    """
-
-    uri: str
-    name: str
-    size: int
-    stamp: str
-    modified: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -47,7 +29,12 @@ class Listing:
 
 
 def is_remote(uri: str) -> bool:
-    return uri.startswith("s3://")
+    return uri.startswith(s3.SCHEME)
+
+
+def _keeper(uri: str) -> ModuleType:
+    """The module that keeps what `uri` names."""
+    return s3 if is_remote(uri) else disk
 
 
 def absolute(uri: str) -> str:
@@ -72,7 +59,7 @@ def files(uri: str, *, some: bool = True) -> list[File]:
     """
     if listed := listing(uri):
         return list(listed.files)
-    found = sorted(_s3_files(uri) if is_remote(uri) else _local_files(Path(uri)), key=lambda file: file.name)
+    found = sorted(_keeper(uri).files(uri), key=lambda file: file.name)
     if some and not found:
         raise ValueError(f"{uri}: there is no file here; give a folder or s3://bucket/prefix that holds line images")
     return found
@@ -128,12 +115,7 @@ def open_input(uri: str) -> Any:
 
     Raises ValueError if it cannot be opened.
     """
-    import pyarrow as pa
-
-    try:
-        return _file_system().open_input_file(uri.removeprefix("s3://")) if is_remote(uri) else pa.OSFile(uri)
-    except OSError as error:
-        raise ValueError(f"{uri}: cannot be opened ({error}); {_MEND if is_remote(uri) else 'bring it back'}") from None
+    return _keeper(uri).open_input(uri)
 
 
 def content(uri: str) -> bytes:
@@ -155,44 +137,12 @@ def fetched(uri: str, folder: Path, most: int = 1 << 20) -> Path:
         return path
 
 
-def upload(path: Path, uri: str) -> None:
-    """Copy a local file to `s3://…`; S3 makes an object visible only when it is whole."""
-    bucket, key = _bucket_and_key(uri)
-    with _explained(uri, "written"):
-        _client().upload_file(str(path), bucket, key)
-
-
 def put(uri: str, content: bytes) -> None:
     """Write a whole file: here under a temporary name, synced and renamed; an object of S3 is visible only when it is whole.
 
     Raises OSError (ENOSPC on a full disk) or ValueError (S3); what was there before is then as it was.
     """
-    if is_remote(uri):
-        import io
-
-        bucket, key = _bucket_and_key(uri)
-        with _explained(uri, "written"):
-            _client().upload_fileobj(io.BytesIO(content), bucket, key)
-        return
-    path = Path(uri)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # what was said to be written survives a power cut
-        aside.rename(path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """One process of this machine at a time has the lock file `path`; others wait for it. Source: man 2 flock."""
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    _keeper(uri).put(uri, content)
 
 
 def replace(uri: str, change: Callable[[bytes | None], bytes]) -> None:
@@ -200,30 +150,7 @@ def replace(uri: str, change: Callable[[bytes | None], bytes]) -> None:
 
     Here under a lock and by rename; in S3 by a conditional PUT, tried again when another writer was faster.
     """
-    if not is_remote(uri):
-        path = Path(uri)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(path.with_name(f".{path.name}.lock")):
-            put(uri, change(path.read_bytes() if path.is_file() else None))
-        return
-    from botocore.exceptions import ClientError
-
-    bucket, key = _bucket_and_key(uri)
-    client = _client()
-    for _ in range(20):
-        with _explained(uri, "changed"):
-            try:
-                found = client.get_object(Bucket=bucket, Key=key)
-                content, condition = found["Body"].read(), {"IfMatch": found["ETag"]}
-            except client.exceptions.NoSuchKey:
-                content, condition = None, {"IfNoneMatch": "*"}
-            try:
-                client.put_object(Bucket=bucket, Key=key, Body=change(content), **condition)
-                return
-            except ClientError as error:
-                if error.response["Error"]["Code"] not in ("PreconditionFailed", "ConditionalRequestConflict"):
-                    raise
-    raise ValueError(f"{uri}: other writers were faster twenty times: try again")
+    _keeper(uri).replace(uri, change)
 
 
 def create(uri: str, content: bytes) -> bool:
@@ -251,48 +178,24 @@ def erase(uri: str) -> None:
 
     A store may keep the bytes of what was deleted until it cleans up (SeaweedFS: vacuum; disks: until overwritten).
     """
-    if not is_remote(uri):
-        Path(uri).unlink(missing_ok=True)
-        return
-    bucket, key = _bucket_and_key(uri)
-    client = _client()
-    with _explained(uri, "erased"):
-        client.delete_object(Bucket=bucket, Key=key)
-        # The prefix finds longer keys too, and a versioned bucket has put a marker in the place of what was deleted.
-        for page in client.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=key):
-            for version in [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]:
-                if version["Key"] == key:
-                    client.delete_object(Bucket=bucket, Key=key, VersionId=version["VersionId"])
+    _keeper(uri).erase(uri)
 
 
 def erase_below(uri: str, but: frozenset[str] = frozenset()) -> None:
     """Remove every file below a folder or prefix whose name there is not in `but`, for good. Nothing there is fine."""
-    for file in _s3_files(uri.rstrip("/") + "/") if is_remote(uri) else _local_files(Path(uri)):
+    for file in _keeper(uri).files(uri.rstrip("/") + "/"):
         if file.name not in but:
             erase(file.uri)
 
 
 def holds(uri: str) -> bool:
     """Whether any file lies below a folder or prefix."""
-    folder = uri.rstrip("/") + "/"
-    return any(True for _ in (_s3_files(folder) if is_remote(uri) else Path(uri).rglob("*")))
+    return _keeper(uri).holds(uri.rstrip("/") + "/")
 
 
 def exists(uri: str) -> bool:
     """Whether the object or file is there."""
-    if not is_remote(uri):
-        return Path(uri).exists()
-    from botocore.exceptions import ClientError
-
-    bucket, key = _bucket_and_key(uri)
-    with _explained(uri, "looked up"):
-        try:
-            _client().head_object(Bucket=bucket, Key=key)
-        except ClientError as error:
-            if error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound"):
-                return False
-            raise
-    return True
+    return _keeper(uri).exists(uri)
 
 
 def renewed(uri: str) -> bool:
@@ -304,99 +207,5 @@ def renewed(uri: str) -> bool:
         return False
     found = files(uri, some=False)
     if found and found[0].modified < time.time() - _FRESH:
-        if is_remote(uri):
-            bucket, key = _bucket_and_key(uri)
-            with _explained(uri, "renewed"):
-                _client().copy_object(
-                    Bucket=bucket, Key=key, CopySource={"Bucket": bucket, "Key": key}, MetadataDirective="REPLACE"
-                )
-        else:
-            os.utime(uri)
+        _keeper(uri).renew(uri)
     return bool(found)
-
-
-def check_bucket(uri: str) -> None:
-    """Raise ValueError with the mend unless the bucket of `uri` answers with the credentials at hand."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    bucket, _ = _bucket_and_key(uri)
-    try:
-        _client().head_bucket(Bucket=bucket)
-    except (ClientError, BotoCoreError) as error:
-        raise ValueError(
-            f"bucket {bucket!r} does not answer ({error}); check AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        ) from None
-
-
-def _local_files(root: Path) -> Iterator[File]:
-    if root.is_file():
-        paths = [root]
-        root = root.parent
-    elif root.is_dir():
-        paths = [path for path in root.rglob("*") if path.is_file() and not path.name.startswith(".")]
-    else:
-        raise ValueError(f"{root}: no such file or folder")
-    for path in paths:
-        try:
-            stat = path.stat()
-        except FileNotFoundError:  # another program took it away, or gave it its final name
-            continue
-        name = path.relative_to(root).as_posix()
-        yield File(str(path), name, stat.st_size, str(stat.st_mtime_ns), stat.st_mtime)
-
-
-def _s3_files(uri: str) -> Iterator[File]:
-    bucket, prefix = _bucket_and_key(uri)
-    base = prefix.rstrip("/") + "/" if prefix else ""
-    with _explained(uri, "listed"):
-        for page in _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-            for item in page.get("Contents", ()):
-                key = item["Key"]
-                if key == prefix or key.startswith(base):
-                    name = key.removeprefix(base) if key.startswith(base) else key.rpartition("/")[2]
-                    modified = item["LastModified"].timestamp()
-                    yield File(f"s3://{bucket}/{key}", name, item["Size"], item["ETag"], modified)
-
-
-@contextmanager
-def _explained(uri: str, verb: str) -> Iterator[None]:
-    """An error of S3 as a ValueError of one sentence with the mend."""
-    from boto3.exceptions import Boto3Error
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        yield
-    except (ClientError, BotoCoreError, Boto3Error) as error:
-        raise ValueError(f"{uri}: cannot be {verb} ({error}); {_MEND}") from None
-
-
-def _bucket_and_key(uri: str) -> tuple[str, str]:
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    if not bucket:
-        raise ValueError(f"{uri!r} names no bucket; the form is s3://bucket/prefix")
-    return bucket, key
-
-
-def _endpoint() -> str | None:
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-
-
-def _client() -> Any:
-    import boto3
-    from botocore.config import Config
-
-    settings = Config(
-        s3={"addressing_style": "path"}, retries={"max_attempts": 4, "mode": "standard"}, connect_timeout=5
-    )
-    region = os.environ.get("AWS_DEFAULT_REGION", "us-east-1")
-    return boto3.client("s3", endpoint_url=_endpoint(), region_name=region, config=settings)
-
-
-def _file_system() -> Any:
-    from pyarrow import fs
-
-    endpoint = _endpoint()
-    scheme, _, host = endpoint.partition("://") if endpoint else ("https", "", None)
-    return fs.S3FileSystem(
-        endpoint_override=host, scheme=scheme, region=os.environ.get("AWS_DEFAULT_REGION", "us-east-1")
-    )

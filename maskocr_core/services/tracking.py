@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from maskocr_core.config import Registry
-from maskocr_core.services import storage
+from maskocr_core.services import disk
 
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -66,7 +66,7 @@ def _make_tables(uri: str) -> None:
     """
     from mlflow import MlflowClient
 
-    with storage.locked(Path(f"{uri.removeprefix('sqlite:///')}.lock")):
+    with disk.locked(Path(f"{uri.removeprefix('sqlite:///')}.lock")):
         MlflowClient(uri).search_experiments(max_results=1)
 
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from maskocr_core.services import storage
+from maskocr_core.services import s3, storage
 
 DEFINITION = Path(__file__).parents[2] / "dvc.yaml"
 _QUIET = {"DVC_NO_ANALYTICS": "1", "DVC_NO_UPDATE_CHECK": "1"}
@@ -41,7 +41,7 @@ def track(
     if not DEFINITION.is_file():
         raise ValueError(f"{DEFINITION} is missing: versioning data needs a checkout of maskocr, not only its package")
     if storage.is_remote(remote):
-        storage.check_bucket(remote)  # now, and not after hours of `dvc repro`
+        s3.check_bucket(remote)  # now, and not after hours of `dvc repro`
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / ".git").is_dir():
         _call(["git", "init", "--quiet"], folder)

@@ -7,10 +7,8 @@ folder below `MASKOCR_WORK`, the same one at the next attempt; the caller's path
 
 from __future__ import annotations
 
-import ast
 import fcntl
 import functools
-import hashlib
 import importlib
 import inspect
 import os
@@ -25,17 +23,12 @@ from maskocr_core import artifacts
 from maskocr_core.artifacts import work_folder
 from maskocr_core.config import Config
 from maskocr_core.services import jobs, storage
+from maskocr_core.stages import keys
 
 NAMES = ("ingest", "validate", "fit", "quantize", "pretrain", "finetune", "evaluate", "register")
 BESIDE = ("fresh", "decide")  # of training again alone: what is new, and whether it is enough
 DATA = NAMES[:4]  # versioned by DVC
 Stage = Callable[..., dict[str, float]]
-_PACKAGE = Path(__file__).parent.parent
-# Recipes are in the key as the resolved config; the others say how results are kept and told, not what they are.
-_NOT_CODE_OF_A_RESULT = tuple(
-    _PACKAGE / name
-    for name in ("recipes.py", "stages/__init__.py", "progress.py", "services/tracking.py", "services/compared.py")
-)
 
 
 def get(name: str) -> Stage:
@@ -71,7 +64,7 @@ def stage(
             inputs = {name: value for name, value in arguments.items() if name not in outputs}
             for path in outputs.values():
                 artifacts.demand_room(path)
-            key = _key(function.__name__, config, reads, inputs, also(config), places)
+            key = keys.key(function, config, reads, inputs, also(config), places)
             home = work_folder() / function.__name__ / key[:24]
             if jobs.wanted(function.__name__) and not (reuse and _finished(home, outputs)):
                 return _as_a_job(function.__name__, key, config, arguments, outputs)
@@ -182,84 +175,14 @@ def scratch(output: Path) -> Path:
     return folder
 
 
-def code_version(name: str) -> str:
-    """sha256 of the sources that a stage can reach by imports: other code does not make its work stale."""
-    digest = hashlib.sha256()
-    for path in sources(name):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
 def code_versions() -> dict[str, str]:
     """`code_version` of every data stage: what DVC needs to be told."""
-    return {name: code_version(name) for name in DATA}
+    return {name: keys.code_version(name) for name in DATA}
 
 
 def config_version(config: Config) -> str:
     """Digest of what the data stages read of the resolved recipe: the other thing that DVC needs to be told."""
     return config.digest(tuple(sorted({section for name in DATA for section in get(name).reads})))
-
-
-def sources(name: str) -> list[Path]:
-    """The files of this package that the stage `name` imports, directly or not, itself included."""
-    seen: set[Path] = set()
-    todo = [_PACKAGE / "stages" / f"{name}.py"]
-    while todo:
-        path = todo.pop()
-        if path in seen or path in _NOT_CODE_OF_A_RESULT:
-            continue
-        seen.update(path.parent.glob(f"{path.stem}.*"))  # with the templates beside a module
-        todo.extend(_imported(path))
-    return sorted(seen)
-
-
-def _imported(path: Path) -> Iterator[Path]:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("maskocr_core"):
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names if alias.name.startswith("maskocr_core")]
-        else:
-            continue
-        for module in names:
-            base = _PACKAGE.joinpath(*module.split(".")[1:])
-            yield from (file for file in (base.with_suffix(".py"), base / "__init__.py") if file.is_file())
-
-
-def _key(
-    name: str,
-    config: Config,
-    reads: tuple[str, ...],
-    inputs: dict[str, Path | str],
-    also: str,
-    places: tuple[str, ...] = (),
-) -> str:
-    parts = [name, config.digest(reads), code_version(name), also]
-    types = inspect.get_annotations(inspect.unwrap(get(name)), eval_str=True)
-    for argument, value in sorted(inputs.items()):
-        if types[argument] is Path:
-            parts.append(f"{argument}={_version(argument, artifacts.Artifact(Path(value)))}")
-        elif argument.endswith("_uri") and value and argument not in places:
-            parts.append(f"{argument}={_content(str(value))}")
-        elif argument.endswith("_uris"):
-            parts.append(f"{argument}={[_content(uri) for uri in storage.listed(str(value))]}")
-        else:
-            parts.append(f"{argument}={value}")
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def _version(argument: str, artifact: artifacts.Artifact) -> str:
-    """Data version of an input; lines of which something was forgotten since are other lines.
-
-    Raises ValueError for an artifact of another kind than the argument's.
-    """
-    if (kind := artifact.manifest["kind"]) != argument:
-        raise ValueError(f"{artifact.folder} holds {kind}, and {argument} is asked for: give the folder that has that")
-    if argument != "lines":
-        return artifact.version
-    from maskocr_core.data import lines
-
-    return lines.version(artifact)
 
 
 def _demand_version(lines: Path | str, wanted: str) -> None:
@@ -269,15 +192,6 @@ def _demand_version(lines: Path | str, wanted: str) -> None:
             f"{lines} holds data version {found[:12]}, this run is about {wanted[:12]}: give it the lines of that version, "
             "or start a run for these"
         )
-
-
-def _content(uri: str) -> str:
-    """What stands for the content behind a URI: an alias of a model moves, files change."""
-    if uri.startswith("models:/"):
-        from maskocr_core.services import registered
-
-        return registered.resolved(uri)
-    return storage.fingerprint(uri)
 
 
 def _finished(home: Path, outputs: dict[str, Path]) -> bool:

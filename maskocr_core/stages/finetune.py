@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from maskocr_core.config import Config
-from maskocr_core.stages import code_version, stage, work_folder
+from maskocr_core.stages import stage, work_folder
+from maskocr_core.stages.keys import code_version
 
 
 @stage(reads=("data", "model", "sweep"))

@@ -20,7 +20,7 @@ from maskocr_core.data import batches, budgets, lines
 from maskocr_core.judging import metrics
 from maskocr_core.model.recognizer import Recognizer
 from maskocr_core.model.vocabulary import Vocabulary
-from maskocr_core.services import storage
+from maskocr_core.services import disk
 from maskocr_core.training import checkpoint, device
 from maskocr_core.training.checkpoints import Checkpoints
 from maskocr_core.training.kept_runs import CHECKPOINTS, CURVE, RESULT, KeptRun
@@ -87,7 +87,7 @@ def train(run: Run, config: Config, data: Path, selection: Path, folder: Path) -
     """
     folder.mkdir(parents=True, exist_ok=True)
     kept = KeptRun(folder)
-    with storage.locked(folder / ".lock"):  # two sweeps may share a run; the second finds it finished
+    with disk.locked(folder / ".lock"):  # two sweeps may share a run; the second finds it finished
         kept.bring()
         finished = folder / RESULT
         if not finished.is_file():

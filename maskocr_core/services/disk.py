@@ -1,0 +1,88 @@
+"""Files on this machine, as `storage` asks for them: URIs are paths here."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from maskocr_core.services.stored import File
+
+
+def files(uri: str) -> Iterator[File]:
+    """The one file that the path names, or all below the folder but hidden ones. Raises ValueError if there is neither."""
+    root = Path(uri)
+    if root.is_file():
+        paths = [root]
+        root = root.parent
+    elif root.is_dir():
+        paths = [path for path in root.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    else:
+        raise ValueError(f"{root}: no such file or folder")
+    for path in paths:
+        try:
+            stat = path.stat()
+        except FileNotFoundError:  # another program took it away, or gave it its final name
+            continue
+        name = path.relative_to(root).as_posix()
+        yield File(str(path), name, stat.st_size, str(stat.st_mtime_ns), stat.st_mtime)
+
+
+def open_input(uri: str) -> Any:
+    import pyarrow as pa
+
+    try:
+        return pa.OSFile(uri)
+    except OSError as error:
+        raise ValueError(f"{uri}: cannot be opened ({error}); bring it back") from None
+
+
+def put(uri: str, content: bytes) -> None:
+    """Written under a temporary name, synced and renamed."""
+    path = Path(uri)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # what was said to be written survives a power cut
+        aside.rename(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process of this machine at a time has the lock file `path`; others wait for it. Source: man 2 flock."""
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def replace(uri: str, change: Callable[[bytes | None], bytes]) -> None:
+    """Under a lock and by rename."""
+    path = Path(uri)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path.with_name(f".{path.name}.lock")):
+        put(uri, change(path.read_bytes() if path.is_file() else None))
+
+
+def erase(uri: str) -> None:
+    Path(uri).unlink(missing_ok=True)
+
+
+def holds(folder: str) -> bool:
+    return any(True for _ in Path(folder).rglob("*"))
+
+
+def exists(uri: str) -> bool:
+    return Path(uri).exists()
+
+
+def renew(uri: str) -> None:
+    """Give the file the time of a new one."""
+    os.utime(uri)

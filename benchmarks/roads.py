@@ -10,8 +10,8 @@ from typing import Any
 from maskocr_core import artifacts, stages
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Config
+from maskocr_core.data import admitted
 from maskocr_core.data.batches import Lines
-from maskocr_core.data.lines import selected
 from maskocr_core.stages import keys
 from maskocr_core.training import sweep
 from maskocr_core.training.finetuning import Run
@@ -67,7 +67,7 @@ class Road:
     def validation(self, config: Config) -> Lines:
         """The labelled lines that choices are made on."""
         lines, selection = (Artifact(path) for path in self._accepted.values())
-        return Lines(lines, selected(lines, selection, "val"), config.data)
+        return Lines(lines, admitted.selected(lines, selection, "val"), config.data)
 
     def along(self, encoder: Path, looks: int = 24) -> list[dict[str, float]]:
         """What pre-training logged, at some `looks` moments evenly along its way."""

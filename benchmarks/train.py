@@ -37,7 +37,7 @@ from benchmarks.train_profile import STEPS, Profile
 from maskocr_core import artifacts, config, stages
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Config
-from maskocr_core.data import batches, lines
+from maskocr_core.data import admitted, batches
 from maskocr_core.model.codebook import Codebook
 from maskocr_core.training import checkpoint, pretraining, shares
 from maskocr_core.training.distributed import data_parallel
@@ -60,7 +60,7 @@ class Corpus:
     def decoded(self, settings: Config) -> batches.Lines:
         """The lines as training reads them, decoded in memory for good."""
         data, selection = Artifact(self.lines), Artifact(self.selection)
-        source = batches.Lines(data, lines.selected(data, selection, "unlabeled"), settings.data, keep=1 << 40)
+        source = batches.Lines(data, admitted.selected(data, selection, "unlabeled"), settings.data, keep=1 << 40)
         for place in range(len(source)):
             source.pixels(place)
         return source

@@ -13,7 +13,7 @@ import torch
 from maskocr_core import artifacts
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Config, Data
-from maskocr_core.data import batches, lines
+from maskocr_core.data import admitted, batches, lines
 from maskocr_core.model import codebook, step_features
 from maskocr_core.training import checkpoint
 
@@ -72,7 +72,7 @@ def pack(
 def source(packed: tuple[Path, Path], split: str, data: Data) -> batches.Lines:
     """The selected lines of a split, as training reads them."""
     artifact, selection = map(Artifact, packed)
-    return batches.Lines(artifact, lines.selected(artifact, selection, split), data)
+    return batches.Lines(artifact, admitted.selected(artifact, selection, split), data)
 
 
 def stream(packed: tuple[Path, Path], split: str, data: Data) -> batches.Stream:

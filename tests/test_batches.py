@@ -8,7 +8,7 @@ import torch
 
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import STEP, Data
-from maskocr_core.data import batches, images, lines
+from maskocr_core.data import admitted, batches, images
 
 DATA = Data(height=32)
 LINES, BATCH = 96, 8  # 24 shards of 4 lines: more than one window of row groups
@@ -103,7 +103,7 @@ def test_a_weight_below_one_is_how_often_a_line_is_drawn(tmp_path):
 
 def test_a_line_that_the_selection_leaves_out_never_comes(tmp_path):
     packs = packed.pack(tmp_path, {"train": wide_lines(12)})
-    table = lines.selected(*map(Artifact, packs), "train").slice(0, 5)
+    table = admitted.selected(*map(Artifact, packs), "train").slice(0, 5)
     few = batches.Lines(Artifact(packs[0]), table, DATA)
     assert set(drawn(batches.training(few, batch=4, seed=0), 50)) == set(table["line_id"].to_pylist())
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from maskocr_core import artifacts, config, stages
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Retrain
-from maskocr_core.data import claims
+from maskocr_core.data import admitted, claims
 
 decide = importlib.import_module("maskocr_core.stages.decide")
 RULE = Retrain(min_lines=1000, drift=0.3, max_age_days=90)
@@ -164,10 +164,10 @@ def test_a_claim_that_was_taken_over_is_not_trained_on(road, claimed, tmp_path):
 
 
 def test_lines_of_documents_that_were_forgotten_do_not_count(road, claimed, tmp_path, monkeypatch):
-    from maskocr_core.data import lines, tombstones
+    from maskocr_core.data import tombstones
 
     before = decide.count(Artifact(road["lines"]), Artifact(road["selection"]))
-    accepted = lines.selected(Artifact(road["lines"]), Artifact(road["selection"]), "unlabeled")
+    accepted = admitted.selected(Artifact(road["lines"]), Artifact(road["selection"]), "unlabeled")
     source, document = (accepted[name][0].as_py() for name in ("source", "document_id"))
     monkeypatch.setenv("MASKOCR_TOMBSTONES", str(tmp_path / "tombstones.json"))
     tombstones.add([tombstones.entry("asked", source, document)])

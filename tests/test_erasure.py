@@ -21,7 +21,7 @@ from PIL import Image
 from maskocr_core import artifacts
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Data
-from maskocr_core.data import lines, packing, readers, tombstones
+from maskocr_core.data import admitted, lines, packing, readers, tombstones
 from maskocr_core.erasure import doomed as doom
 from maskocr_core.erasure import forget, redact, repack, tracked
 from maskocr_core.erasure.places import Places
@@ -182,7 +182,7 @@ def test_a_shard_of_which_nothing_is_left_goes_and_so_does_what_lies_beside_it(p
     erase(place)
     left = Artifact(place / "lines"), Artifact(place / "selection")
     assert len(lines.shards(left[0], "test")) == 1 and left[1].names(suffix=".parquet") == lines.shards(left[0], "test")
-    assert sorted(lines.selected(*left, "test")["text"].to_pylist()) == texts(left[0])
+    assert sorted(admitted.selected(*left, "test")["text"].to_pylist()) == texts(left[0])
 
 
 def test_a_shared_line_is_still_selected_from_the_shard_of_the_owner_that_keeps_it(place):
@@ -196,11 +196,11 @@ def test_a_shared_line_is_still_selected_from_the_shard_of_the_owner_that_keeps_
             place / "selection" / shard,
         )
     selection = artifacts.finish(place / "selection", kind="selection", config={}, metrics={})
-    before = lines.selected(artifact, selection, "test")
+    before = admitted.selected(artifact, selection, "test")
     read_as = before.filter(pa.compute.equal(before["line_id"], SHARED["line_id"]))
     assert read_as.num_rows == 1
     erase(place)
-    after = lines.selected(Artifact(artifact.folder), Artifact(selection.folder), "test")
+    after = admitted.selected(Artifact(artifact.folder), Artifact(selection.folder), "test")
     wanted = before.filter(pa.array(~owner.hides(before)))
     assert set(after["line_id"].to_pylist()) == set(wanted["line_id"].to_pylist()) | {SHARED["line_id"]}
     assert set(after["document_id"].to_pylist()) == {OTHER} and set(after["weight"].to_pylist()) == {0.5}

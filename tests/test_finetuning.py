@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from maskocr_core import artifacts, cli, config
 from maskocr_core.artifacts import Artifact
-from maskocr_core.data import batches
+from maskocr_core.data import admitted, batches
 from maskocr_core.model.decoder import Decoder
 from maskocr_core.model.recognizer import Recognizer
 from maskocr_core.model.vocabulary import Vocabulary
@@ -297,5 +297,5 @@ def test_an_autoregressive_recognizer_goes_through_the_stages_and_reads_files(ro
 
 
 def first_test_line(root):
-    table = batches.lines.selected(Artifact(root / "lines"), Artifact(root / "selection"), "test")
+    table = admitted.selected(Artifact(root / "lines"), Artifact(root / "selection"), "test")
     return table["line_id"][0].as_py()

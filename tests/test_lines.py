@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from maskocr_core import artifacts, config
-from maskocr_core.data import batches, images, lines, tombstones
+from maskocr_core.data import admitted, batches, images, lines, tombstones
 
 
 def encoded(pixels: np.ndarray, format: str = "PNG") -> bytes:
@@ -230,24 +230,24 @@ def test_a_selection_brings_its_weights_and_leaves_the_other_lines(tmp_path):
     artifact = train(tmp_path / "lines", 20, 20)
     identities = [row(number)["line_id"] for number in range(5)]
     selection = chosen(tmp_path / "selection", "train/part-00000.parquet", identities, weight=0.25)
-    table = lines.selected(artifact, selection, "train")
+    table = admitted.selected(artifact, selection, "train")
     assert table["line_id"].to_pylist() == sorted(identities)
     assert set(table["weight"].to_pylist()) == {0.25}
     assert {"shard", "group", "row", "text"} <= set(table.column_names)
-    assert [lines.count_selected(artifact, selection, shard) for shard in lines.shards(artifact, "train")] == [5, 0]
+    assert [admitted.count_selected(artifact, selection, shard) for shard in lines.shards(artifact, "train")] == [5, 0]
 
 
 def test_a_split_of_which_nothing_is_selected_is_empty(tmp_path):
     artifact = train(tmp_path / "lines", 5)
     selection = chosen(tmp_path / "selection", "train/part-00000.parquet", [row(0)["line_id"]])
-    assert lines.selected(artifact, selection, "val").num_rows == 0
+    assert admitted.selected(artifact, selection, "val").num_rows == 0
 
 
 def test_a_selection_made_for_other_lines_is_refused_with_the_mend(tmp_path):
     artifact = train(tmp_path / "lines", 5)
     selection = chosen(tmp_path / "selection", "train/part-00001.parquet", [row(7)["line_id"]])
     with pytest.raises(ValueError, match="run validate and fit again on these lines"):
-        lines.selected(artifact, selection, "train")
+        admitted.selected(artifact, selection, "train")
 
 
 # The format before this one: no duplicates.parquet, no retain_until, one selection.parquet
@@ -270,10 +270,10 @@ def test_lines_of_the_first_format_are_read(first_format):
 
 
 def test_a_selection_of_the_first_format_is_read(first_format):
-    table = lines.selected(*first_format, "unlabeled")
+    table = admitted.selected(*first_format, "unlabeled")
     assert table.num_rows == 8 and set(table["weight"].to_pylist()) == {0.5}
-    assert lines.selected(*first_format, "train").num_rows == 8
-    counts = [lines.count_selected(*first_format, shard) for shard in lines.shards(first_format[0], "unlabeled")]
+    assert admitted.selected(*first_format, "train").num_rows == 8
+    counts = [admitted.count_selected(*first_format, shard) for shard in lines.shards(first_format[0], "unlabeled")]
     assert len(counts) == 3 and sum(counts) == 8
 
 
@@ -281,7 +281,7 @@ def test_training_reads_the_first_format_as_a_stream(first_format):
     source = batches.Stream(*first_format, "unlabeled", config.load("smoke").data)
     assert len(source) == 8
     drawn = [identity for batch in islice(batches.training(source, batch=4, seed=0), 8) for identity in batch.line_ids]
-    assert set(drawn) == set(lines.selected(*first_format, "unlabeled")["line_id"].to_pylist())
+    assert set(drawn) == set(admitted.selected(*first_format, "unlabeled")["line_id"].to_pylist())
 
 
 def test_what_is_forgotten_is_hidden_in_the_first_format_too(first_format):
@@ -289,7 +289,7 @@ def test_what_is_forgotten_is_hidden_in_the_first_format_too(first_format):
     forget("rendered", "train/document-0")
     assert lines.index(artifact, "train").num_rows == 4
     assert sum(batch.num_rows for batch in lines.images(artifact, "train")) == 4
-    assert lines.selected(*first_format, "train").num_rows == 4
+    assert admitted.selected(*first_format, "train").num_rows == 4
 
 
 # Images

@@ -7,8 +7,8 @@ import rendered
 
 from maskocr_core import artifacts, config, stages
 from maskocr_core.artifacts import Artifact
+from maskocr_core.data import admitted, tombstones
 from maskocr_core.data import lines as schema
-from maskocr_core.data import tombstones
 from maskocr_core.data.domain_fit import features, sampling
 
 
@@ -109,7 +109,7 @@ def test_labelled_lines_are_all_selected_with_weight_one(judged, kinds):
 def test_a_selection_has_the_shards_of_its_lines_and_training_reads_it(judged):
     artifact = Artifact(judged.folder.parent / "lines")
     assert set(judged.names(suffix=".parquet")) <= set(artifact.names(suffix=".parquet"))
-    table = schema.selected(artifact, judged, "unlabeled")
+    table = admitted.selected(artifact, judged, "unlabeled")
     assert dict(zip(table["line_id"].to_pylist(), table["weight"].to_pylist())) == selected(judged)
 
 

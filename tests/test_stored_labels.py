@@ -9,7 +9,7 @@ import torch
 
 from maskocr_core import artifacts, config, stages
 from maskocr_core.artifacts import Artifact
-from maskocr_core.data import batches, lines, tombstones
+from maskocr_core.data import admitted, batches, lines, tombstones
 from maskocr_core.model import step_features
 from maskocr_core.training import checkpoint, pretraining, stored_labels
 
@@ -91,7 +91,7 @@ def test_an_encoder_gives_a_line_the_same_labels_as_when_it_is_met(packs, book, 
 
 
 def test_a_forgotten_line_has_no_labels_in_a_batch_and_takes_none_from_others(packs, labels, book):
-    doomed = lines.selected(*map(Artifact, packs), "unlabeled").slice(40, 1).to_pylist()[0]
+    doomed = admitted.selected(*map(Artifact, packs), "unlabeled").slice(40, 1).to_pylist()[0]
     tombstones.add([tombstones.entry("asked", "rendered", doomed["document_id"])])
     found = drawn(labelled(packs, labels), steps=30)
     assert doomed["line_id"] not in {one for batch in found for one in batch.line_ids}
@@ -108,7 +108,7 @@ def test_a_shard_that_was_labelled_before_a_kill_is_not_labelled_again(packs, bo
 
 
 def test_a_line_whose_labelled_copy_was_forgotten_is_refused_instead_of_labelled_blank(packs, labels):
-    table = lines.selected(*map(Artifact, packs), "unlabeled")
+    table = admitted.selected(*map(Artifact, packs), "unlabeled")
     stored = lines.read_table(Artifact(labels), lines.shards(Artifact(packs[0]), "unlabeled")[0])
     with pytest.raises(ValueError, match="has no label: lines were forgotten while training ran; run pretrain again"):
         stored_labels.LabelledLines(Artifact(packs[0]), table, CONFIG.data, stored.slice(1))

@@ -14,7 +14,7 @@ from conftest import evaluated, run_stage
 
 from maskocr_core import config
 from maskocr_core.artifacts import Artifact
-from maskocr_core.data import lines
+from maskocr_core.data import admitted, lines
 from maskocr_core.reader import Reader
 from maskocr_core.services import ledger
 
@@ -282,7 +282,7 @@ def test_the_image_of_a_line_is_prepared_alike_in_training_and_reading(road):
     from maskocr_core.data import batches
 
     artifact = Artifact(road["lines"])
-    table = lines.selected(artifact, Artifact(road["selection"]), "test").slice(0, 1)
+    table = admitted.selected(artifact, Artifact(road["selection"]), "test").slice(0, 1)
     source = batches.Lines(artifact, table, Data(height=32))
     from maskocr_core.data.images import prepare
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from maskocr_core import config, stages
 from maskocr_core.artifacts import Artifact
+from maskocr_core.data import admitted
 from maskocr_core.data import lines as schema
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -91,7 +92,7 @@ def test_a_quarantined_line_is_never_selected(spoiled, tmp_path):
     found, selection = Artifact(root / "lines"), Artifact(tmp_path / "selection")
     selected, everything = (
         {identity for split in schema.SPLITS for identity in read(split)["line_id"].to_pylist()}
-        for read in (lambda split: schema.selected(found, selection, split), lambda split: schema.index(found, split))
+        for read in (lambda split: admitted.selected(found, selection, split), lambda split: schema.index(found, split))
     )
     assert set(bad) <= everything and selected and selected <= everything - set(bad)
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import STEP, Data
-from maskocr_core.data import images, lines
+from maskocr_core.data import admitted, images, lines
 from maskocr_core.data.ahead import ahead
 
 WINDOW_GROUPS = 16
@@ -139,11 +139,11 @@ class Stream:
     COLUMNS = ("line_id", "document_id", "height", "width", "text")
 
     def __init__(self, artifact: Artifact, selection: Artifact, split: str, data: Data):
-        lines.demand_made_for(selection, artifact)
+        admitted.demand_made_for(selection, artifact)
         self.artifact, self.selection, self.data = artifact, selection, data
-        shards = lines.selected_shards(artifact, selection, split)
+        shards = admitted.selected_shards(artifact, selection, split)
         self.groups = [(shard, group) for shard in shards for group in range(lines.groups_of(artifact, shard))]
-        self._count = sum(lines.count_selected(artifact, selection, shard) for shard in shards)
+        self._count = sum(admitted.count_selected(artifact, selection, shard) for shard in shards)
 
     def __len__(self) -> int:
         return self._count
@@ -160,7 +160,7 @@ class Stream:
 
     def _table(self, groups: list[tuple[str, int]], columns: tuple[str, ...]) -> pa.Table:
         return pa.concat_tables(
-            [lines.selected_of(self.artifact, self.selection, shard, columns, [group]) for shard, group in groups]
+            [admitted.selected_of(self.artifact, self.selection, shard, columns, [group]) for shard, group in groups]
         )
 
 

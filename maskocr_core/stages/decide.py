@@ -78,11 +78,12 @@ def ruled(settings: Retrain, accepted: int, drift: float | None, age_days: float
 
 def count(lines: Artifact, selection: Artifact) -> int:
     """How many unlabelled lines the selection admits; what was forgotten since is not among them."""
+    from maskocr_core.data import admitted
     from maskocr_core.data import lines as schema
 
-    schema.demand_made_for(selection, lines)
+    admitted.demand_made_for(selection, lines)
     shards = schema.shards(lines, "unlabeled")
-    return sum(schema.selected_of(lines, selection, shard, ["line_id"]).num_rows for shard in shards)
+    return sum(admitted.selected_of(lines, selection, shard, ["line_id"]).num_rows for shard in shards)
 
 
 def drift_of(selection: Artifact) -> dict[str, Any]:

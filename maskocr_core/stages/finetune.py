@@ -23,7 +23,7 @@ def finetune(
     """
     from maskocr_core import artifacts
     from maskocr_core.artifacts import Artifact
-    from maskocr_core.data import batches, readers
+    from maskocr_core.data import admitted, batches, readers
     from maskocr_core.data import lines as schema
     from maskocr_core.training import calibrating, checkpoint, finetuning, origin, reading, saw, sweep
 
@@ -38,7 +38,7 @@ def finetune(
 
     given = readers.is_model(transfer_uri)
     has_transfer_lines = not given and schema.count(Artifact(lines), "transfer-train") > 0
-    labelled = schema.selected(Artifact(lines), Artifact(selection), "train").num_rows
+    labelled = admitted.selected(Artifact(lines), Artifact(selection), "train").num_rows
     config.demand_old_lines(given)
     config = sweep.within(config, labelled)
     starts = sweep.possible_starts(config.sweep.starts, has_transfer_lines, given)
@@ -72,7 +72,7 @@ def finetune(
     made = sweep.summary(runs, results, best, based, Artifact(encoder), config)
     made["origins"] = origin.of(Artifact(encoder)) | {"transfer": origin.named(transfer_uri) if given else None}
     validation = batches.Lines(
-        Artifact(lines), schema.selected(Artifact(lines), Artifact(selection), "val"), config.data
+        Artifact(lines), admitted.selected(Artifact(lines), Artifact(selection), "val"), config.data
     )
     calibrating.calibrate(recognizers_out / reading.candidate(made["runs"]).folder / "all", validation)
     artifacts.write_json(recognizers_out / "runs.json", made)

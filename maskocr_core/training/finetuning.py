@@ -16,7 +16,7 @@ import torch
 from maskocr_core import artifacts
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Config, Model, Training
-from maskocr_core.data import batches, budgets, lines
+from maskocr_core.data import admitted, batches, budgets
 from maskocr_core.judging import metrics
 from maskocr_core.model.recognizer import Recognizer
 from maskocr_core.model.vocabulary import Vocabulary
@@ -101,10 +101,12 @@ def _train(run: Run, config: Config, data: Path, selection: Path, kept: KeptRun)
     torch.set_num_threads(1)
     torch.manual_seed(run.seed)
     artifact, chosen = Artifact(data), Artifact(selection)
-    training_table = budgets.nested(lines.selected(artifact, chosen, run.splits[0]), run.budget, config.data.split_unit)
+    training_table = budgets.nested(
+        admitted.selected(artifact, chosen, run.splits[0]), run.budget, config.data.split_unit
+    )
     source = batches.Lines(artifact, training_table, config.data)
     drawn = batches.Lines(artifact, _with_old(training_table, run, config, artifact, chosen), config.data)
-    validation = batches.Lines(artifact, lines.selected(artifact, chosen, run.splits[1]), config.data)
+    validation = batches.Lines(artifact, admitted.selected(artifact, chosen, run.splits[1]), config.data)
     recognizer, model, new_characters = _start(run, config, Vocabulary.of(source.texts, config.data.direction))
     settings = Training(
         steps=run.steps,
@@ -154,7 +156,7 @@ def _with_old(table: pa.Table, run: Run, config: Config, artifact: Artifact, sel
     Replay: Robins, "Catastrophic forgetting, rehearsal and pseudorehearsal", 1995.
     """
     share = run.remedies(config).get("replay", 0.0)
-    old = lines.selected(artifact, selection, "transfer-train") if share else table.slice(0, 0)
+    old = admitted.selected(artifact, selection, "transfer-train") if share else table.slice(0, 0)
     if not old.num_rows:
         return table
     weight = min(1.0, share / (1 - share) * table.num_rows / old.num_rows)

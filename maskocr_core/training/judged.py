@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Config, Data, Registry
+from maskocr_core.data import admitted
 from maskocr_core.data import lines as schema
 from maskocr_core.data.batches import Lines
 from maskocr_core.data.tombstones import digest
@@ -40,7 +41,7 @@ class Inputs:
     champion_version: str | None = None
 
     def of_split(self, split: str, data: Data) -> Lines:
-        return Lines(self.lines, schema.selected(self.lines, self.selection, split), data)
+        return Lines(self.lines, admitted.selected(self.lines, self.selection, split), data)
 
 
 def version_of(source: Lines) -> str:
@@ -62,7 +63,7 @@ def protected_sets(inputs: Inputs, data: Data) -> dict[str, Lines]:
     """By name the lines of old domains: those given to be protected, and the validation lines of the transfer domain."""
     sets = {}
     for split in OLD:
-        table = schema.selected(inputs.lines, inputs.selection, split)
+        table = admitted.selected(inputs.lines, inputs.selection, split)
         for source in sorted(set(table["source"].to_pylist())):
             name = f"{source} (transfer)" if split == "transfer-val" else source
             sets[name] = Lines(inputs.lines, table.filter(pc.equal(table["source"], source)), data)

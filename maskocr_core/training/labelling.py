@@ -18,7 +18,7 @@ from torch import nn
 
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import STEP, Config
-from maskocr_core.data import batches, images, lines
+from maskocr_core.data import admitted, batches, images, lines
 from maskocr_core.model import codebook, step_features
 from maskocr_core.progress import Progress
 from maskocr_core.training import checkpoint
@@ -74,11 +74,11 @@ def shares(
 
     shards: those of which lines are selected. How long a line is in the mean is learnt from at most 64 of them.
     """
-    total = sum(lines.count_selected(artifact, selection, shard) for shard in shards)
+    total = sum(admitted.count_selected(artifact, selection, shard) for shard in shards)
     share = min(1.0, config.codebook.sample_lines / max(1, total))
     steps = count = 0
     for shard in shards[:: max(1, -(-len(shards) // 64))]:
-        table = lines.selected_of(artifact, selection, shard, ["height", "width"])
+        table = admitted.selected_of(artifact, selection, shard, ["height", "width"])
         for height, width in zip(table["height"].to_pylist(), table["width"].to_pylist()):
             steps += -(-images.prepared_width(height, width, config.data.height, config.data.max_width) // STEP)
         count += table.num_rows
@@ -154,7 +154,7 @@ def _width(features: nn.Module, config: Config) -> int:
 
 
 def _sampled(artifact: Artifact, selection: Artifact, shard: str, config: Config, share: Shares) -> batches.Lines:
-    table = lines.selected_of(artifact, selection, shard)
+    table = admitted.selected_of(artifact, selection, shard)
     seed = str(config.codebook.seed).encode()
     chosen = [lines.lot(identity, seed) < share.lines for identity in table["line_id"].to_pylist()]
     return batches.Lines(artifact, table.filter(pa.array(chosen, pa.bool_())), config.data, keep=0)

@@ -11,7 +11,7 @@ import torch
 from maskocr_core import artifacts
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Config
-from maskocr_core.data import batches, budgets, lines
+from maskocr_core.data import admitted, batches, budgets
 from maskocr_core.training import checkpoint, device, objectives, pictures, probing, stored_labels
 from maskocr_core.training.checkpoints import Checkpoints
 from maskocr_core.training.log import TrainingLog
@@ -103,7 +103,7 @@ class Watch:
         self.path = folder / "probe.json"
         self.probed: tuple[batches.Lines, batches.Lines] | None = None
         if config.pretrain.probe_labels:
-            tables = [lines.selected(Artifact(data), Artifact(selection), split) for split in ("train", "val")]
+            tables = [admitted.selected(Artifact(data), Artifact(selection), split) for split in ("train", "val")]
             if not all(table.num_rows for table in tables):
                 raise ValueError(
                     f"pretrain.probe_labels={config.pretrain.probe_labels} asks for labelled training and validation lines, and there are none: set it to 0"
@@ -137,7 +137,7 @@ class Watch:
 
     def _shown(self, data: Artifact, selection: Artifact, config: Config) -> batches.Batch:
         """The lines of the picture: the first in the order of the lot, of about the same width, the same at every look."""
-        shard = lines.accepted_shards(data, selection)[0]
-        source = batches.Lines(data, lines.selected_of(data, selection, shard), config.data, keep=0)
+        shard = admitted.accepted_shards(data, selection)[0]
+        source = batches.Lines(data, admitted.selected_of(data, selection, shard), config.data, keep=0)
         order = np.argsort(np.abs(source.widths - np.median(source.widths)), kind="stable")
         return source.collate(order[: self.LINES])

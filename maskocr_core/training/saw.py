@@ -9,7 +9,7 @@ from pathlib import Path
 
 from maskocr_core import artifacts
 from maskocr_core.artifacts import Artifact
-from maskocr_core.data import lines, tombstones
+from maskocr_core.data import admitted, lines, tombstones
 
 NAME = "saw.json"
 
@@ -37,7 +37,7 @@ def of_lines(artifact: Artifact, selection: Artifact, splits: Iterable[str]) -> 
     documents: set[tuple[str, ...]] = set()
     pages: set[tuple[str, ...]] = set()
     for shard in lines.shards(artifact, *splits):
-        table = lines.selected_of(artifact, selection, shard, ["source", "document_id", "page_id"])
+        table = admitted.selected_of(artifact, selection, shard, ["source", "document_id", "page_id"])
         columns = [table[name].to_pylist() for name in ("source", "document_id", "page_id")]
         documents.update(zip(*columns[:2]))
         if not shard.startswith("unlabeled/"):  # of these there are too many, and nothing of theirs but ink was learnt

@@ -24,7 +24,7 @@ from torch import Tensor
 from maskocr_core import artifacts
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Config, Data
-from maskocr_core.data import batches, lines
+from maskocr_core.data import admitted, batches, lines
 from maskocr_core.model.codebook import Codebook
 from maskocr_core.model.step_features import Contextual
 from maskocr_core.services import mapping
@@ -56,9 +56,9 @@ def store(config: Config, artifact: Artifact, selection: Artifact, book: Codeboo
 
     folder: of unfinished work; shards that were labelled before a kill are not labelled again.
     """
-    shards = {lines.part_of(shard): shard for shard in lines.accepted_shards(artifact, selection)}
+    shards = {lines.part_of(shard): shard for shard in admitted.accepted_shards(artifact, selection)}
     calls = {name: (artifact, selection, shard, config, book) for name, shard in shards.items()}
-    total = sum(lines.count_selected(artifact, selection, shard) for shard in shards.values())
+    total = sum(admitted.count_selected(artifact, selection, shard) for shard in shards.values())
     print(f"pretrain: labels {total:,} lines once, before training", flush=True)
     say = labelling.Say("pretrain: labels", len(calls))
     mapping.over(label, calls, folder / "label-parts", say=say)
@@ -77,7 +77,7 @@ def label(
     path.parent.mkdir(parents=True)
     with pq.ParquetWriter(path, LABELS, compression="zstd", write_page_checksum=True) as writer:
         for group in range(lines.groups_of(artifact, shard)):
-            table = lines.selected_of(artifact, selection, shard, batches.Stream.COLUMNS, [group])
+            table = admitted.selected_of(artifact, selection, shard, batches.Stream.COLUMNS, [group])
             source = batches.Lines(artifact, table, config.data, keep=0)
             found: list[np.ndarray] = [np.empty(0, np.int32)] * len(source)
             for places, batch in source.in_order(labelling.BATCH):

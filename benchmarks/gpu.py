@@ -32,8 +32,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks import results
-from benchmarks.train import REPOSITORY, Corpus, codebook, prepare
+from benchmarks.train import REPOSITORY
 from benchmarks.train_contenders import Ours
+from benchmarks.train_corpus import Corpus, codebook, prepare
 from benchmarks.train_profile import Operations
 from maskocr_core import config
 from maskocr_core.data import batches

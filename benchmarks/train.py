@@ -1,7 +1,8 @@
 """Speed of pre-training beside other ways to do it, on the same lines: `python benchmarks/train.py`.
 
 Part (a) is our own step: where its time goes, and its operations a second over those of a large matrix product; (b) are
-contenders that take turns on one core with one thread; (c) are two workers against one. Ratios are of the same round.
+contenders that take turns on one core with one thread; (c) are two workers against one, and beside them two trainings that
+are none of each other's, which show how far the machine itself goes. Ratios are of the same round.
 Let nothing else run meanwhile. Peers that are not given are left out, and said to be; docs/speed_of_training.md says how
 they are had. With all of them:
 
@@ -13,13 +14,11 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
-import random
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,68 +28,21 @@ if __name__ == "__main__":
 
 import torch
 
-from benchmarks import data_corpus, results, train_figures
+from benchmarks import results, train_figures
 from benchmarks.data import race
-from benchmarks.data_contenders import select_all
 from benchmarks.train_contenders import Authors, FreeOfCharge, Ketos, Obvious, Ours, Peer
+from benchmarks.train_corpus import Corpus, codebook, prepare
 from benchmarks.train_profile import STEPS, Profile
-from maskocr_core import artifacts, config, stages
+from benchmarks.train_workers import workers_race
+from maskocr_core import config
 from maskocr_core.artifacts import Artifact
-from maskocr_core.config import Config
-from maskocr_core.data import admitted, batches
-from maskocr_core.model.codebook import Codebook
-from maskocr_core.training import checkpoint, pretraining, shares
-from maskocr_core.training.distributed import data_parallel
-from maskocr_core.training.log import TrainingLog
+from maskocr_core.data import batches
+from maskocr_core.training import shares
 
 REPOSITORY = Path(__file__).parents[1]
 PROFILED = ("pilot", "small", "base")  # 128 × 4, 192 × 6 and 512 × 6
 LIBRARIES = ("torch", "numpy", "einops")
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """Unlabelled lines as `ingest` leaves them, all selected, and the images that they were made of."""
-
-    lines: Path
-    selection: Path
-    images: list[bytes]
-
-    def decoded(self, settings: Config) -> batches.Lines:
-        """The lines as training reads them, decoded in memory for good."""
-        data, selection = Artifact(self.lines), Artifact(self.selection)
-        source = batches.Lines(data, admitted.selected(data, selection, "unlabeled"), settings.data, keep=1 << 40)
-        for place in range(len(source)):
-            source.pixels(place)
-        return source
-
-
-def prepare(pack: Path, count: int, home: Path) -> Corpus:
-    """`count` lines of a pack, drawn by lot. Raises ValueError if it has fewer."""
-    rows = data_corpus.real(pack)
-    labelled = [row for row in rows if row["split"] in data_corpus.SPLITS]  # ingest asks for some
-    unlabelled = [row for row in rows if row["split"] not in data_corpus.SPLITS]
-    if len(unlabelled) < count:
-        raise ValueError(f"{pack} has {len(unlabelled)} unlabelled lines: lower --lines={count}, or give another pack")
-    unlabelled = random.Random(0).sample(unlabelled, count)
-    data_corpus.write_parquet(iter(labelled + unlabelled), home / "raw")
-    os.environ.update(MASKOCR_WORK=str(home / "work"), MASKOCR_MAP="inline")
-    stages.get("ingest")(config.load("base"), data_uri=str(home / "raw"), lines_out=home / "lines")
-    select_all(home)
-    return Corpus(home / "lines", home / "selection", [row["image"] for row in unlabelled])
-
-
-def codebook(settings: Config, kind: type[Codebook] = Codebook) -> Codebook:
-    """One of the recipe's shape and features with centroids drawn at random: labels cost the same whatever they say."""
-    generator = torch.Generator().manual_seed(0)
-    described = settings.codebook.features
-    encoder = checkpoint.new_encoder(settings.model, settings.data.height) if described == "encoder" else None
-    features = checkpoint.step_features_of(described, settings.data.height, settings.codebook.window, encoder)
-    size = settings.model.width if encoder else settings.data.height * settings.codebook.window
-    components, clusters = settings.codebook.components, settings.codebook.clusters
-    drawn = (torch.randn(shape, generator=generator) for shape in ((size,), (components, size), (clusters, components)))
-    return kind(settings.data.height, features, *drawn)
 
 
 def profiles(corpus: Corpus, names: list[str], rounds: int) -> dict[str, list[dict[str, Any]]]:
@@ -149,52 +101,6 @@ def contenders(arguments: argparse.Namespace, corpus: Corpus, home: Path) -> tup
     for name, reason in missing.items():
         print(f"{train_figures.TITLES[name]}: left out, {reason}", flush=True)
     return found, missing
-
-
-class Workers:
-    """Pre-training as the stage runs it, on Ray workers of one thread each; the rate is that of its own log."""
-
-    def __init__(self, count: int, settings: Config, corpus: Corpus, book: Path, folder: Path):
-        self.count, self.settings, self.corpus, self.book, self.folder = count, settings, corpus, book, folder
-
-    def run(self, number: int) -> dict[str, float]:
-        folder = self.folder / f"{self.count}-{number}"
-        log = folder / "log.jsonl"
-        data_parallel(
-            pretraining.train,
-            (self.settings, self.corpus.lines, self.corpus.selection, self.book, folder),
-            workers=self.count,
-            log=log,
-            what=f"{self.count} workers",
-            steps=self.settings.pretrain.steps,
-            registry=self.settings.registry,
-        )
-        _, *rows = TrainingLog(log).rows()  # the first has the start in it
-        return of_log(rows, self.settings.pretrain.batch)
-
-
-def of_log(rows: list[dict[str, float]], batch: int) -> dict[str, float]:
-    """Lines and seconds of a training log's rows, of `loop.LOG_EVERY` steps each."""
-    from maskocr_core.training.loop import LOG_EVERY
-
-    lines_each = LOG_EVERY * batch
-    return {
-        "lines": lines_each * len(rows),
-        "seconds": sum(lines_each / row["lines_per_second"] for row in rows),
-    }
-
-
-def workers_race(settings: Config, corpus: Corpus, steps: int, rounds: int, home: Path) -> list[dict]:
-    """Rounds of one worker and of two, over the same steps."""
-    training = settings.pretrain.model_copy(update={"steps": steps, "checkpoint_every": steps})
-    settings = settings.model_copy(update={"pretrain": training})
-    checkpoint.save_codebook(codebook(settings), settings.data, home / "codebook")
-    artifacts.finish(home / "codebook", kind="codebook", config={}, metrics={})
-    racers = {
-        f"workers_{count}": (Workers(count, settings, corpus, home / "codebook", home / "trained"), {})
-        for count in (1, 2)
-    }
-    return race(racers, rounds)
 
 
 @contextmanager

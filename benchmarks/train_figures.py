@@ -54,6 +54,7 @@ def all_of(run: dict[str, Any]) -> dict[str, Figure]:
             found[name] = figure([row[name] for row in speeds], "lines/s", "higher")
         ratios = [row["workers_2"] / row["workers_1"] for row in speeds]
         found["workers_2_over_1"] = figure(ratios, "×", "higher", WORKERS)
+        found["apart_2_over_1"] = figure([row["apart_2"] / row["apart_1"] for row in speeds], "×", "higher")
     return found
 
 
@@ -174,7 +175,16 @@ def _workers_line(figures: dict[str, Figure], run: dict[str, Any]) -> str:
     one, two, ratio = (figures[name] for name in ("workers_1", "workers_2", "workers_2_over_1"))
     return (
         f"Two workers of one thread train `{run['recipe']}` at {shown(two, '.1f')} lines/s, one at {shown(one, '.1f')}: "
-        f"{shown(ratio, '.2f')} ×, goal {ratio['goal']:g}."
+        f"{shown(ratio, '.2f')} ×, goal {ratio['goal']:g}.{_apart(figures)}"
+    )
+
+
+def _apart(figures: dict[str, Figure]) -> str:
+    if "apart_2_over_1" not in figures:
+        return ""
+    return (
+        " Two trainings that are none of each other's, a core each, are together as fast as "
+        f"{shown(figures['apart_2_over_1'], '.2f')} of one that has the machine to itself: more, this machine does not give to two."
     )
 
 

@@ -28,6 +28,7 @@ from benchmarks import (
     train_contenders,
     train_figures,
     train_profile,
+    train_workers,
 )
 from maskocr_core.training import distributed
 
@@ -138,7 +139,7 @@ def trained(raw, tmp_path_factory):
         patch.setattr(results, "FOLDER", home / "results")
         patch.setattr(train_profile, "PEAK_SIZE", 64)
         inline = distributed.data_parallel
-        patch.setattr(train, "data_parallel", lambda *call, workers, **rest: inline(*call, workers=0, **rest))
+        patch.setattr(train_workers, "data_parallel", lambda *call, workers, **rest: inline(*call, workers=0, **rest))
         for name in ("MASKOCR_WORK", "MASKOCR_MAP", "CUDA_VISIBLE_DEVICES", *train.ONE_THREAD):
             patch.setenv(name, "inline")
         path = train.main([*words, "--data", str(raw / "target"), "--work", str(home), "--name", "trial"])
@@ -165,9 +166,16 @@ def test_ours_is_raced_against_peers_of_about_its_size_and_those_not_given_are_n
     assert "A trial" in shown and trained["command"] in shown
 
 
+def test_two_trainings_that_say_nothing_to_each_other_stand_beside_two_workers(trained):
+    for row in trained["runs"][0]["workers"]:
+        assert row["apart_2"]["lines"] == 2 * row["apart_1"]["lines"]
+    assert trained["figures"]["apart_2_over_1"]["value"] > 0
+    assert "none of each other's" in train_figures.table(trained)
+
+
 def test_the_speed_of_workers_is_that_of_their_log_without_its_first_row():
     rows = [{"step": step, "lines_per_second": speed} for step, speed in ((20, 40.0), (30, 20.0))]
-    assert train.of_log(rows, 8) == {"lines": 160, "seconds": pytest.approx(80 / 40 + 80 / 20)}
+    assert train_workers.of_log(rows, 8) == {"lines": 160, "seconds": pytest.approx(80 / 40 + 80 / 20)}
 
 
 def test_kraken_is_timed_without_its_start(tmp_path):

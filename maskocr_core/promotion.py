@@ -14,41 +14,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from maskocr_core.config import Registry
-from maskocr_core.services import ledger, registered, tracking
+from maskocr_core.services import ledger, registered
 from maskocr_core.services.ledger import Book, Entry
 
 CHAMPION = "champion"
 UNKNOWN = "unknown"
 FOLLOWED = "maskocr.champion_entry"  # number of the last entry that the alias was moved for
 LAST = "maskocr.ledger"  # number and sha256 of the last entry of this model
-
-
-@dataclass(frozen=True)
-class Row:
-    """An entry of the ledger, and what a person has to look at about it."""
-
-    entry: Entry
-    flags: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Audit:
-    """What `audit` found. fault: what is the matter with the ledger itself; rows end before it."""
-
-    place: str
-    model: str
-    champion: str | None
-    rows: tuple[Row, ...]
-    fault: str | None
-
-    @property
-    def clean(self) -> bool:
-        """Whether the chain is whole and nothing is flagged."""
-        return not self.fault and not any(row.flags for row in self.rows)
 
 
 def promote(registry: Registry, version: str, reason: str, override: bool = False, who: str | None = None) -> Entry:
@@ -60,7 +35,7 @@ def promote(registry: Registry, version: str, reason: str, override: bool = Fals
     """
     reason = _demand_reason(reason)
     notice(registry)
-    entries = _book(registry).entries
+    entries = book_of(registry).entries
     champion, verdict = ledger.champion(entries, registry.model), ledger.verdict_on(entries, registry.model, version)
     tags = registered.version_tags(registry, version)
     if tags is None:
@@ -82,7 +57,7 @@ def roll_back(registry: Registry, reason: str, who: str | None = None) -> Entry:
     """
     reason = _demand_reason(reason)
     notice(registry)
-    entries = _book(registry).entries
+    entries = book_of(registry).entries
     champion = ledger.champion(entries, registry.model)
     earlier = [version for version in ledger.champions(entries, registry.model) if version != champion]
     if not earlier:
@@ -103,7 +78,7 @@ def confirm(registry: Registry, reason: str, who: str | None = None) -> Entry:
     """
     reason = _demand_reason(reason)
     notice(registry)
-    _book(registry)
+    book_of(registry)
 
     def of_the_latest(entries: Sequence[Entry]) -> Entry:
         if not (unconfirmed := ledger.unconfirmed(entries, registry.model)):
@@ -130,7 +105,7 @@ def record_verdict(
     digest: sha256 of the evaluation's summary.json, which the version carries as its tag `verdict_digest`. alias: what
     the version is called now. Raises ValueError where the ledger is not whole.
     """
-    _book(registry)
+    book_of(registry)
     entry = Entry(
         kind="verdict",
         model=registry.model,
@@ -146,7 +121,7 @@ def record_verdict(
 
 def is_recorded(registry: Registry, version: str, digest: str) -> bool:
     """Whether the ledger has the verdict with this digest on a version. Raises ValueError where the ledger is not whole."""
-    verdict = ledger.verdict_on(_book(registry).entries, registry.model, version)
+    verdict = ledger.verdict_on(book_of(registry).entries, registry.model, version)
     return verdict is not None and verdict.verdict_digest == digest
 
 
@@ -156,7 +131,7 @@ def notice(registry: Registry) -> Entry | None:
     Returns the entry of such a move, by an unknown person and as of now; None if there was none. Says on standard error
     what it did. Raises ValueError where the ledger is not whole.
     """
-    _book(registry)
+    book_of(registry)
 
     def if_it_was_moved(entries: Sequence[Entry]) -> Entry | None:
         last = ledger.last_move(entries, registry.model)
@@ -178,40 +153,6 @@ def notice(registry: Registry) -> Entry | None:
         what = f"version {seen.version} was made champion" if seen.version else "the alias champion was taken away"
         _say(f'{what} without maskocr; who did it may say why: maskocr promote --confirm --reason "…"')
     return seen
-
-
-def audit(registry: Registry) -> Audit:
-    """Every entry about the model, and what is flagged: moves without reason, verdict or in spite of it, changed tags.
-
-    Notices moves made in the UI first. A ledger that is not whole raises nothing here: it is what an audit is to find.
-    """
-    tracking.check()
-    place = ledger.place()
-    if fault := _fault(registry, book := ledger.read(place)):
-        return Audit(place, registry.model, registered.version_of(registry, CHAMPION), _rows(registry, book), fault)
-    notice(registry)
-    rows = _rows(registry, _book(registry))
-    return Audit(place, registry.model, registered.version_of(registry, CHAMPION), rows, None)
-
-
-def _rows(registry: Registry, book: Book) -> tuple[Row, ...]:
-    mine = [entry for entry in book.entries if entry.model == registry.model]
-    unconfirmed = {entry.number for entry in ledger.unconfirmed(mine, registry.model)}
-    current = {entry.version: entry.number for entry in mine if entry.kind == "verdict"}
-    rows = []
-    for entry in mine:
-        flags = []
-        if entry.number in unconfirmed:
-            flags.append("no reason")
-            if entry.version and not entry.verdict:
-                flags.append("no verdict")
-            if entry.verdict == "hold":
-                flags.append("against hold")
-        if entry.kind == "verdict" and current[entry.version] == entry.number:
-            tags = registered.version_tags(registry, entry.version)
-            flags += _changed(entry, tags) if tags is not None else []
-        rows.append(Row(entry, tuple(flags)))
-    return tuple(rows)
 
 
 def _about(
@@ -286,15 +227,16 @@ def _is_cut_off(registry: Registry, last: Entry) -> bool:
     )
 
 
-def _book(registry: Registry) -> Book:
+def book_of(registry: Registry) -> Book:
     """The ledger. Raises ValueError if it is not whole, or is not the one that MLflow's tag speaks of."""
     book = ledger.read(ledger.place())
-    if fault := _fault(registry, book):
+    if fault := fault_of(registry, book):
         raise ValueError(fault)
     return book
 
 
-def _fault(registry: Registry, book: Book) -> str | None:
+def fault_of(registry: Registry, book: Book) -> str | None:
+    """What is the matter with a ledger: in itself, or because MLflow's tag speaks of another one; None if nothing is."""
     if book.fault:
         return book.fault
     number, _, digest = registered.model_tags(registry).get(LAST, "0 ").partition(" ")
@@ -318,7 +260,7 @@ def _objection(version: str, verdict: Entry | None, tags: dict[str, str], champi
     """Why the version must not be promoted as a matter of course, or None. champion: the one that it would replace."""
     if verdict is None:
         return f"the ledger holds no verdict on version {version}"
-    if changed := _changed(verdict, tags):
+    if changed := changed_tags(verdict, tags):
         return f"version {version}: {changed[0]}"
     if verdict.verdict == "hold":
         return f"the gate holds version {version}: {verdict.reason.rstrip('.')}"
@@ -329,7 +271,7 @@ def _objection(version: str, verdict: Entry | None, tags: dict[str, str], champi
     return None
 
 
-def _changed(verdict: Entry, tags: dict[str, str]) -> list[str]:
+def changed_tags(verdict: Entry, tags: dict[str, str]) -> list[str]:
     """Tags of a version that do not say what the ledger says."""
     return [
         f"the tag {name} is {repr(tags[name]) if name in tags else 'missing'}, entry {verdict.number} says {said!r}"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from maskocr_core import promotion
+from maskocr_core import auditing, promotion
 from maskocr_core.config import Registry
 from maskocr_core.services import ledger, registered, storage, tracking
 from maskocr_core.services.ledger import Entry
@@ -62,7 +62,7 @@ def entries() -> tuple[Entry, ...]:
 
 
 def flags() -> dict[int, tuple[str, ...]]:
-    return {row.entry.number: row.flags for row in promotion.audit(REGISTRY).rows if row.flags}
+    return {row.entry.number: row.flags for row in auditing.audit(REGISTRY).rows if row.flags}
 
 
 def refused(call, *arguments, **options) -> str:
@@ -111,7 +111,7 @@ def test_a_person_may_override_the_gate_with_a_reason(candidate):
     assert "say why" in refused(promotion.promote, REGISTRY, version, "  ", override=True)
     entry = promotion.promote(REGISTRY, version, "the old model loses its licence", override=True)
     assert champion() == version and entry.override and entry.verdict == "hold"
-    assert promotion.audit(REGISTRY).clean, "overridden with a reason, by somebody, is nothing to be found out"
+    assert auditing.audit(REGISTRY).clean, "overridden with a reason, by somebody, is nothing to be found out"
 
 
 def test_an_override_that_overrides_nothing_is_not_called_one(candidate):
@@ -209,16 +209,16 @@ def test_a_roll_back_brings_back_an_alias_that_was_taken_away(client, candidate)
 def test_a_move_in_the_ui_is_written_down_by_the_next_audit_and_flagged(client, candidate):
     promotion.promote(REGISTRY, candidate(), "good")
     client.set_registered_model_alias(REGISTRY.model, "champion", candidate())
-    audit = promotion.audit(REGISTRY)
+    audit = auditing.audit(REGISTRY)
     seen = audit.rows[-1].entry
     assert (seen.kind, seen.version, seen.replaces, seen.who, seen.reason) == ("seen", "2", "1", "unknown", "")
     assert audit.rows[-1].flags == ("no reason",) and not audit.clean
-    assert promotion.audit(REGISTRY).rows == audit.rows, "it is written down once"
+    assert auditing.audit(REGISTRY).rows == audit.rows, "it is written down once"
 
 
 def test_a_move_in_the_ui_against_the_gate_or_without_its_verdict_is_flagged_as_such(client, candidate, tmp_path):
     client.set_registered_model_alias(REGISTRY.model, "champion", candidate("hold"))
-    promotion.audit(REGISTRY)
+    auditing.audit(REGISTRY)
     unknown = client.create_model_version(REGISTRY.model, f"file://{tmp_path}/no-weights").version
     client.set_registered_model_alias(REGISTRY.model, "champion", unknown)
     assert list(flags().values()) == [("no reason", "against hold"), ("no reason", "no verdict")]
@@ -277,7 +277,7 @@ def test_a_confirmation_gives_the_reason_and_ends_the_flag(client, candidate):
         "archivist",
         "the judge asked for it",
     )
-    assert champion() == "1" and promotion.audit(REGISTRY).clean
+    assert champion() == "1" and auditing.audit(REGISTRY).clean
 
 
 def test_each_move_wants_its_own_confirmation_the_latest_first(client, candidate):
@@ -323,7 +323,7 @@ def test_a_promotion_cut_off_after_its_entry_is_finished_by_the_next_command(can
         with pytest.raises(Killed):
             promotion.promote(REGISTRY, version, "better")
     assert champion() == ("1" if at == "move_alias" else "2")
-    assert promotion.audit(REGISTRY).clean and champion() == version
+    assert auditing.audit(REGISTRY).clean and champion() == version
     assert [e.kind for e in entries()] == ["verdict", "promotion", "verdict", "promotion"]
     assert ("was cut off" in capsys.readouterr().err) == (at == "move_alias")
 
@@ -334,7 +334,7 @@ def test_a_promotion_cut_off_before_its_entry_never_was(candidate, monkeypatch):
         patch.setattr(storage, "create", killed)
         with pytest.raises(Killed):
             promotion.promote(REGISTRY, version, "good")
-    assert promotion.audit(REGISTRY).clean and champion() is None and len(entries()) == 1
+    assert auditing.audit(REGISTRY).clean and champion() is None and len(entries()) == 1
 
 
 def test_a_promotion_that_was_finished_and_moved_back_in_the_ui_is_no_cut_off_one(client, candidate):
@@ -367,7 +367,7 @@ def test_a_slow_command_does_not_move_the_alias_back_over_a_later_one(candidate,
 
     monkeypatch.setattr(registered, "move_alias", overtaken)
     promotion.promote(REGISTRY, first, "good")
-    assert champion() == second and promotion.audit(REGISTRY).clean
+    assert champion() == second and auditing.audit(REGISTRY).clean
 
 
 def test_a_move_in_the_ui_while_a_promotion_is_decided_is_told_to_the_promoter(client, candidate, monkeypatch):
@@ -439,7 +439,7 @@ def one_won_and_the_other_was_told(versions, outcomes):
     assert f"by promoter of {winner}" in outcomes[loser][1] and f'"version {winner} is best"' in outcomes[loser][1]
     assert champion() == winner
     assert [e.version for e in entries() if e.kind == "promotion"][-1] == winner
-    assert promotion.audit(REGISTRY).clean
+    assert auditing.audit(REGISTRY).clean
 
 
 def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(candidate, tmp_path):
@@ -465,7 +465,7 @@ def test_an_entry_that_was_changed_is_named_by_an_audit_and_stops_every_command(
     promotion.promote(REGISTRY, candidate("hold"), "I know better", override=True)
     path = Path(ledger.place()) / "00000002.json"
     path.write_text(path.read_text().replace('"override": true', '"override": false'))
-    audit = promotion.audit(REGISTRY)
+    audit = auditing.audit(REGISTRY)
     assert "00000002.json was changed after it was written" in audit.fault and not audit.clean
     assert [row.entry.number for row in audit.rows] == [1]
     for command in (promotion.roll_back, promotion.confirm):
@@ -478,7 +478,7 @@ def test_an_entry_that_was_changed_is_named_by_an_audit_and_stops_every_command(
 def test_a_ledger_whose_end_was_cut_off_is_noticed(candidate):
     promotion.promote(REGISTRY, candidate(), "good")
     (Path(ledger.place()) / "00000002.json").unlink()
-    assert "MLflow knows entry 2 of the ledger, and the one at" in promotion.audit(REGISTRY).fault
+    assert "MLflow knows entry 2 of the ledger, and the one at" in auditing.audit(REGISTRY).fault
     with pytest.raises(ValueError, match="ends with entry 1: bring back what was there"):
         promotion.promote(REGISTRY, candidate(), "good")
 
@@ -489,7 +489,7 @@ def test_a_last_entry_written_anew_is_noticed(candidate):
     path.unlink()
     assert storage.create(str(path), ledger._encoded(dataclasses.asdict(dataclasses.replace(entry, override=False))))
     assert ledger.read(ledger.place()).fault is None, "the chain alone cannot know"
-    assert "holds another one" in promotion.audit(REGISTRY).fault
+    assert "holds another one" in auditing.audit(REGISTRY).fault
 
 
 def test_another_ledger_is_not_begun_by_mistake(candidate, monkeypatch, tmp_path):
@@ -513,8 +513,8 @@ def test_two_models_share_a_ledger_and_know_nothing_of_each_other(client, candid
     )
     promotion.record_verdict(other, "1", "first", DIGEST, "The gate says first.", None)
     assert promotion.promote(other, "1", "good too").replaces is None
-    assert [row.entry.number for row in promotion.audit(other).rows] == [3, 4]
-    assert [row.entry.number for row in promotion.audit(REGISTRY).rows] == [1, 2]
+    assert [row.entry.number for row in auditing.audit(other).rows] == [3, 4]
+    assert [row.entry.number for row in auditing.audit(REGISTRY).rows] == [1, 2]
 
 
 # The command line

@@ -10,7 +10,7 @@ import typer
 from maskocr_core.cli.app import Overrides, Recipe, app
 
 if TYPE_CHECKING:
-    from maskocr_core.promotion import Audit
+    from maskocr_core.auditing import Audit
     from maskocr_core.services.ledger import Entry
 
 
@@ -113,9 +113,9 @@ def audit(
 
     Example: `maskocr audit --json | jq '.rows[] | select(.flags != [])'`
     """
-    from maskocr_core import config, promotion
+    from maskocr_core import auditing, config
 
-    found = promotion.audit(config.load(recipe, set).registry)
+    found = auditing.audit(config.load(recipe, set).registry)
     if json:
         _print_json(found)
     else:

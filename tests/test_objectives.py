@@ -148,7 +148,7 @@ def test_an_empty_set_of_steps_counts_nothing(batch, probability, empty, hide):
 def test_the_masked_labels_of_three_lines_are_learnt_by_heart(batch, hide):
     objective = masked_labels(hide=hide).train()
     optimizer = torch.optim.Adam(objective.parameters(), 3e-3)
-    for _ in range(300):
+    for _ in range(500):
         optimizer.zero_grad()
         loss, figures = objective(batch, 0.5)
         loss.backward()

@@ -8,6 +8,10 @@ from torch import Tensor, nn
 from maskocr_core.config import STEP
 from maskocr_core.model.stem_layers import CONVOLUTIONS
 
+LINES_AT_ONCE = (
+    2  # on a CPU: what their first layers give still lies in the cache of a core when the next layer reads it
+)
+
 
 def stem_of(kind: str, height: int, width: int) -> nn.Module:
     """A module from ink (B, 1, H, W) float32 in [0, 1] to steps (B, L, D) float32, W = 8 L, D = `width`."""
@@ -47,5 +51,9 @@ class ConvolutionalStem(nn.Module):
         self.column = nn.Linear(before * height // STEP, width)
 
     def forward(self, ink: Tensor) -> Tensor:
-        x = self.layers(ink.contiguous(memory_format=torch.channels_last))  # (B, C, H / 8, L)
-        return self.column(x.flatten(1, 2).transpose(1, 2))
+        # One channel lies in memory alike whether it is said to come first or last; only its strides tell, and everything
+        # behind them goes by these: with channels last, convolutions and their gradients need no copies.
+        ink = ink.reshape(len(ink), *ink.shape[2:], 1).permute(0, 3, 1, 2)
+        few = ink.split(LINES_AT_ONCE) if ink.device.type == "cpu" else (ink,)
+        x = torch.cat([self.layers(lines) for lines in few])  # (B, C, H / 8, L)
+        return self.column(x.permute(0, 3, 1, 2).flatten(2))

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from maskocr_core.config import Training
 from maskocr_core.data.batches import Batch
 from maskocr_core.model.encoder import Block
 from maskocr_core.training import device, loop
@@ -62,11 +61,3 @@ def test_on_a_gpu_the_blocks_are_compiled_each_for_itself_for_any_width_and_keep
     monkeypatch.setattr(nn.Module, "compile", lambda self, **how: compiled.append((type(self), how)))
     device.prepared(model, GPU)
     assert compiled == [GPU, (Block, {"dynamic": True})] and list(model.state_dict()) == names
-
-
-@pytest.mark.parametrize("where, fused", [(CPU, None), (GPU, True)])
-def test_adam_is_one_kernel_on_a_gpu_alone(monkeypatch, where, fused):
-    given = {}
-    monkeypatch.setattr(torch.optim, "AdamW", lambda groups, **how: given.update(how))
-    device.optimizer(loop._groups(nn.Linear(2, 2), Training()), 1e-3, where)
-    assert given["fused"] is fused and given["betas"] == (0.9, 0.98)

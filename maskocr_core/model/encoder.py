@@ -90,9 +90,9 @@ class Block(nn.Module):
 
     def forward(self, x_BLD: Tensor, attend: Tensor, turn: Turn | None = None) -> Tensor:
         B, L, D = x_BLD.shape
-        qkv = self.qkv(self.norm_attention(x_BLD)).view(B, L, 3, self.heads, D // self.heads)
+        query, key, value = self.qkv(self.norm_attention(x_BLD)).view(B, L, 3, self.heads, D // self.heads).unbind(2)
         # Turned before heads and steps change places: attention's output then lies in memory as the next layer reads it.
-        query, key, value = turned(qkv[:, :, 0], turn), turned(qkv[:, :, 1], turn), qkv[:, :, 2]
+        query, key = turned(query, turn), turned(key, turn)
         mixed = functional.scaled_dot_product_attention(
             query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attn_mask=attend
         )

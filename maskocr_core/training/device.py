@@ -63,11 +63,6 @@ def precision(device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 
-def optimizer(groups: list[dict[str, Any]], learning_rate: float, device: torch.device) -> torch.optim.Optimizer:
-    """AdamW; on CUDA as one kernel over all weights."""
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98), fused=True if device.type == "cuda" else None)
-
-
 def prepared(objective: nn.Module, device: torch.device) -> None:
     """Move an objective to its device; on CUDA its Transformer blocks are compiled, one graph for all of them and any width.
 

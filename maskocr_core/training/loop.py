@@ -56,7 +56,10 @@ def fit(
     """
     where = device.here()
     device.prepared(objective, where)
-    optimizer = device.optimizer(_groups(objective, training), training.learning_rate, where)
+    # Fused, each weight is read and written once: a third of the time on a CPU, one kernel on CUDA.
+    optimizer = torch.optim.AdamW(
+        _groups(objective, training), lr=training.learning_rate, betas=(0.9, 0.98), fused=True
+    )
     first, kept = _resumed(objective, optimizer, checkpoints, place)
     window = Window(**kept.pop("window", {}))
     figures: dict[str, float] = dict(kept)

@@ -52,6 +52,7 @@ def fixed(probability: float) -> tuple[str, ...]:
     return (f"mask.start={probability}", f"mask.end={probability}")
 
 
+WIDE = ("model.stem=convolutional",)
 ENCODER = ("codebook.features=encoder",)
 ARMS = {
     "recipe": Arm("the recipe `pilot`"),
@@ -110,18 +111,10 @@ ARMS = {
         "linear patch for a stem, pre-trained with another seed", ("model.stem=linear", "pretrain.seed=1")
     ),
     "linear_scratch": Arm("linear patch for a stem, no pre-training", ("model.stem=linear",), start="scratch"),
-    "shallow": Arm("two coarse convolutions for a stem", ("model.stem=shallow",)),
-    "shallow_again": Arm(
-        "two coarse convolutions for a stem, pre-trained with another seed", ("model.stem=shallow", "pretrain.seed=1")
-    ),
-    "shallow_scratch": Arm(
-        "two coarse convolutions for a stem, no pre-training", ("model.stem=shallow",), start="scratch"
-    ),
-    "shallow_as_long": Arm(
-        "two coarse convolutions for a stem, in the CPU minutes of the recipe",
-        ("model.stem=shallow",),
-        paced_by="shallow",
-    ),
+    "convolutional": Arm("twice the channels in the stem's first convolution, a third more in its second", WIDE),
+    "convolutional_again": Arm("that stem, pre-trained with another seed", (*WIDE, "pretrain.seed=1")),
+    "convolutional_scratch": Arm("that stem, no pre-training", WIDE, start="scratch"),
+    "convolutional_as_long": Arm("that stem, in the CPU minutes of the recipe", WIDE, paced_by="convolutional"),
 }
 
 

@@ -85,8 +85,8 @@ class Model(Section):
     """Transformer blocks (the authors' code: 6)."""
     heads: Positive = 4
     """Attention heads (the authors' code: 4)."""
-    stem: Literal["linear", "convolutional", "shallow"] = "convolutional"
-    """How pixels become steps of 8 px: one linear patch, or a linear layer behind three strided convolutions or two coarse ones."""
+    stem: Literal["linear", "convolutional", "slim"] = "convolutional"
+    """How pixels become steps of 8 px: one linear patch, or a linear layer behind three strided convolutions of 32, 64 and 96 channels or of 16, 48 and 96."""
     places: Literal["rotary", "sinusoidal"] = "rotary"
     """How attention knows places: queries and keys turned by theirs, or sinusoidal positions added with a random offset a line in training (the authors' code)."""
     dropout: Probability = 0.0

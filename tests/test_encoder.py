@@ -6,7 +6,7 @@ from maskocr_core.model.encoder import MAX_OFFSET, Encoder, positions
 from maskocr_core.model.stem import stem_of
 
 HEIGHT, WIDTH = 32, 48
-stems = pytest.mark.parametrize("stem", ["linear", "convolutional", "shallow"])
+stems = pytest.mark.parametrize("stem", ["linear", "convolutional", "slim"])
 ways = pytest.mark.parametrize("places", ["rotary", "sinusoidal"])
 
 
@@ -122,7 +122,7 @@ def test_positions_are_shifted_in_training_only():
     assert not torch.allclose(model(*batch), model(*batch), atol=1e-4)
 
 
-@pytest.mark.parametrize("stem, left", [("linear", 0), ("convolutional", 7), ("shallow", 7)])
+@pytest.mark.parametrize("stem, left", [("linear", 0), ("convolutional", 7), ("slim", 7)])
 def test_a_stem_sees_its_step_and_what_it_says_to_the_left_of_it(stem, left):
     torch.manual_seed(0)
     ink = torch.rand(1, 1, HEIGHT, 10 * STEP, requires_grad=True)
@@ -132,7 +132,7 @@ def test_a_stem_sees_its_step_and_what_it_says_to_the_left_of_it(stem, left):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("stem", ["convolutional", "shallow"])
+@pytest.mark.parametrize("stem", ["convolutional", "slim"])
 def test_white_stays_zero_through_the_convolutions(stem):
     assert not stem_of(stem, HEIGHT, WIDTH).layers(torch.zeros(1, 1, HEIGHT, 80)).any()
 
@@ -145,6 +145,6 @@ def test_the_number_of_weights_is_the_one_that_the_sizes_give(stem, height, widt
     stems = {
         "linear": (height * STEP + 1) * width,
         "convolutional": 9 * (32 + 32 * 64 + 64 * 96) + (96 * height // STEP + 1) * width,
-        "shallow": 49 * 32 + 9 * 32 * 96 + (96 * height // STEP + 1) * width,
+        "slim": 9 * (16 + 16 * 48 + 48 * 96) + (96 * height // STEP + 1) * width,
     }
     assert sum(weights.numel() for weights in model.parameters()) == stems[stem] + depth * block + 2 * 2 * width

@@ -35,7 +35,7 @@ from maskocr_core.services import storage
 
 BATCH, STEPS, HIDDEN, CLASSES = 3, 24, 10, 96
 kinds = pytest.mark.parametrize("hide", ["noise", "token", "skip"])
-stems = pytest.mark.parametrize("stem", ["linear", "convolutional", "shallow"])
+stems = pytest.mark.parametrize("stem", ["linear", "convolutional", "slim"])
 
 
 def tiny(stem="convolutional", hide="skip", *, width=64, depth=2):

@@ -30,12 +30,12 @@ class LinearStem(nn.Module):
 
 
 class ConvolutionalStem(nn.Module):
-    """Strided convolutions, then a linear map of each column of H / 8 cells.
+    """Three 3 × 3 convolutions of stride 2, then a linear map of each column of H / 8 cells.
 
-    `convolutional` has three of 3 × 3. `shallow` has two, of which the first is 7 × 7 and leaves a sixteenth of the pixels, so
-    that it costs a quarter as much on a processor. By either a step sees 15 px, 7 of them left of its own: short runs
-    read far better from it than from linear patches. Without biases and norms white stays exactly zero, so that what
-    a line gives does not depend on how wide its batch is padded, nor on which worker holds it (batch norm would break both).
+    `slim` has half of the channels of `convolutional` where pixels are most, in its first layer, which sees nine pixels and needs
+    no more to tell them apart. By either a step sees 15 px, 7 of them left of its own: short runs read far better from it
+    than from linear patches. Without biases and norms white stays exactly zero, so that what a line gives does not
+    depend on how wide its batch is padded, nor on which worker holds it (batch norm would break both).
     """
 
     def __init__(self, kind: str, height: int, width: int):

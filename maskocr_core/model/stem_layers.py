@@ -17,5 +17,5 @@ class Convolution(NamedTuple):
 CONVOLUTIONS = {
     "linear": (),
     "convolutional": (Convolution(32, 3, 2), Convolution(64, 3, 2), Convolution(96, 3, 2)),
-    "shallow": (Convolution(32, 7, 4), Convolution(96, 3, 2)),
+    "slim": (Convolution(16, 3, 2), Convolution(48, 3, 2), Convolution(96, 3, 2)),
 }

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from maskocr_core.config import STEP
 from maskocr_core.model.stem_layers import CONVOLUTIONS
 
-LINES_AT_ONCE = (
-    2  # on a CPU: what their first layers give still lies in the cache of a core when the next layer reads it
-)
+# On a CPU: what the first layers give of so few still lies in the cache of a core when the next ones read it.
+LINES_AT_ONCE = 2
 
 
 def stem_of(kind: str, height: int, width: int) -> nn.Module:

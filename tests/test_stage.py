@@ -27,6 +27,13 @@ def test_a_stage_whose_inputs_did_not_change_is_reused(road, raw, smoke, capsys)
     assert Artifact(Path("a")).version == Artifact(Path("b")).version
 
 
+def test_an_input_that_is_left_out_is_the_same_work_as_its_default_given(road, smoke, tmp_path, capsys):
+    inputs = {name: road[name] for name in ("lines", "selection")}
+    stages.get("quantize")(smoke, **inputs, codebook_out=tmp_path / "codebook")
+    stages.get("quantize")(smoke, **inputs, encoder_uri="", codebook_out=tmp_path / "again")
+    assert capsys.readouterr().err.count("reused") == 1
+
+
 def test_another_knob_that_the_stage_reads_makes_new_work_and_one_that_it_does_not_read_makes_none(road, raw, capsys):
     def quantized(override):
         run_stage("quantize", config.load("smoke", [override]), raw, road["root"], codebook_out=Path("out"))

@@ -36,11 +36,19 @@ def key(
     also: str,
     places: tuple[str, ...] = (),
 ) -> str:
-    """Digest of all that decides what a stage, `function`, comes to: the arguments are those of `@stage`, and its `inputs`."""
+    """Digest of all that decides what a stage, `function`, comes to: the arguments are those of `@stage`, and its `inputs`.
+
+    An input that is left out is the same as its default given: pipelines name all of them, people some.
+    """
     name = function.__name__
     parts = [name, config.digest(reads), code_version(name), also]
     types = inspect.get_annotations(function, eval_str=True)
-    for argument, value in sorted(inputs.items()):
+    defaults = {
+        argument: parameter.default
+        for argument, parameter in inspect.signature(function).parameters.items()
+        if parameter.default is not parameter.empty
+    }
+    for argument, value in sorted((defaults | inputs).items()):
         if types[argument] is Path:
             parts.append(f"{argument}={_version(argument, artifacts.Artifact(Path(value)))}")
         elif argument.endswith("_uri") and value and argument not in places:

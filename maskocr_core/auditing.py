@@ -41,13 +41,13 @@ def audit(registry: Registry) -> Audit:
     """
     tracking.check()
     place = ledger.place()
-    if fault := promotion.fault_of(registry, book := ledger.read(place)):
-        return Audit(
-            place, registry.model, registered.version_of(registry, promotion.CHAMPION), _rows(registry, book), fault
-        )
-    promotion.notice(registry)
-    rows = _rows(registry, promotion.book_of(registry))
-    return Audit(place, registry.model, registered.version_of(registry, promotion.CHAMPION), rows, None)
+    book = ledger.read(place)
+    fault = promotion.fault_of(registry, book)
+    if not fault:
+        promotion.notice(registry)
+        book = promotion.book_of(registry)
+    rows = _rows(registry, book)
+    return Audit(place, registry.model, registered.version_of(registry, promotion.CHAMPION), rows, fault)
 
 
 def _rows(registry: Registry, book: Book) -> tuple[Row, ...]:

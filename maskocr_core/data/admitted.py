@@ -29,7 +29,7 @@ def selected_of(
 
 @lru_cache(maxsize=16)
 def _weights(selection: Artifact, version: str, shard: str) -> pa.Table:
-    """lines.SELECTION of one shard. `version`: a folder may hold another one later."""
+    """The selection of one shard, as `lines.SELECTION` has it. `version`: a folder may hold another one later."""
     if lines.SELECTION_1 in selection.names():
         chosen = lines.read_table(selection, lines.SELECTION_1)
         return chosen.filter(pc.equal(chosen["split"], shard.split("/")[0])).select(lines.SELECTION.names)

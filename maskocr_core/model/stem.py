@@ -40,14 +40,12 @@ class ConvolutionalStem(nn.Module):
     def __init__(self, kind: str, height: int, width: int):
         super().__init__()
         layers: list[nn.Module] = []
-        before = 1
-        for channels, kernel, stride in CONVOLUTIONS[kind]:
-            convolution = nn.Conv2d(before, channels, kernel, stride, kernel // 2, bias=False)
+        for inputs, channels, kernel, stride in CONVOLUTIONS[kind]:
+            convolution = nn.Conv2d(inputs, channels, kernel, stride, kernel // 2, bias=False)
             nn.init.kaiming_normal_(convolution.weight, mode="fan_in", nonlinearity="relu")
             layers += [convolution, nn.ReLU(inplace=True)]
-            before = channels
         self.layers = nn.Sequential(*layers)
-        self.column = nn.Linear(before * height // STEP, width)
+        self.column = nn.Linear(CONVOLUTIONS[kind][-1].channels * height // STEP, width)
 
     def forward(self, ink: Tensor) -> Tensor:
         # One channel lies in memory alike whether it is said to come first or last; only its strides tell, and everything

@@ -6,16 +6,21 @@ from typing import NamedTuple
 
 
 class Convolution(NamedTuple):
-    """Square, with `kernel // 2` px of white around what it reads."""
+    """`inputs` to `channels`, square, without biases, with `kernel // 2` px of white around what it reads."""
 
+    inputs: int
     channels: int
-    kernel: int
-    stride: int
+    kernel: int = 3
+    stride: int = 2
+
+    @property
+    def weights(self) -> int:
+        return self.kernel**2 * self.inputs * self.channels
 
 
 # Strides of a kind multiply to 8 px, the width of a step.
 CONVOLUTIONS = {
     "linear": (),
-    "convolutional": (Convolution(32, 3, 2), Convolution(64, 3, 2), Convolution(96, 3, 2)),
-    "slim": (Convolution(16, 3, 2), Convolution(48, 3, 2), Convolution(96, 3, 2)),
+    "convolutional": (Convolution(1, 32), Convolution(32, 64), Convolution(64, 96)),
+    "slim": (Convolution(1, 16), Convolution(16, 48), Convolution(48, 96)),
 }

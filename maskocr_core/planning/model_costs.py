@@ -122,24 +122,20 @@ def gradient_of_logits(config: Config, line: Line, activation: int) -> float:
 
 def _stem_parameters(config: Config) -> int:
     D, H = config.model.width, config.data.height
-    convolutions, before, weights = CONVOLUTIONS[config.model.stem], 1, 0
+    convolutions = CONVOLUTIONS[config.model.stem]
     if not convolutions:
         return D * (H * STEP + 1)
-    for channels, kernel, _ in convolutions:
-        weights += kernel**2 * before * channels
-        before = channels
-    return weights + D * (before * H // STEP + 1)
+    return sum(layer.weights for layer in convolutions) + D * (convolutions[-1].channels * H // STEP + 1)
 
 
 def _stem_layers(config: Config, stem: str | None = None) -> list[float]:
     """Operations of each layer of the stem for one step."""
     D, H = config.model.width, config.data.height
-    convolutions, before, cells = CONVOLUTIONS[stem or config.model.stem], 1, float(H * STEP)
+    convolutions, cells = CONVOLUTIONS[stem or config.model.stem], float(H * STEP)
     if not convolutions:
         return [2.0 * H * STEP * D]
     layers = []
-    for channels, kernel, stride in convolutions:
-        cells /= stride**2
-        layers.append(2 * cells * kernel**2 * before * channels)
-        before = channels
-    return [*layers, 2.0 * before * H // STEP * D]
+    for convolution in convolutions:
+        cells /= convolution.stride**2
+        layers.append(2 * cells * convolution.weights)
+    return [*layers, 2.0 * convolutions[-1].channels * H // STEP * D]

@@ -38,10 +38,17 @@ ALONG = ("verdict", "candidate", "documents", "lines", "confidence", "efficiency
 
 @dataclass(frozen=True)
 class Grid:
-    """How much of the sweep is run on a pack: a recipe and its overrides."""
+    """How much of the sweep is run on a pack: a recipe, its overrides, and other learning rates of the sweep than the recipe's."""
 
     recipe: str
     overrides: tuple[str, ...]
+    learning_rates: tuple[float, ...] = ()
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """All that is other than the recipe."""
+        rates = (f"sweep.learning_rates={list(self.learning_rates)}",) if self.learning_rates else ()
+        return self.overrides + rates
 
 
 GRIDS = {
@@ -64,8 +71,8 @@ GRIDS = {
             "pretrain.steps=5000",
             "sweep.budgets=[300, 1000]",
             "sweep.seeds=[0, 1]",
-            "sweep.learning_rates=[0.002]",
         ),
+        learning_rates=(0.002,),
     ),
 }
 
@@ -73,12 +80,11 @@ GRIDS = {
 def travel(name: str, data: Path, home: Path) -> dict[str, Any]:
     """One pack through the pipeline; what came out, as a row of the result."""
     pack, grid = method.PACKS[name], GRIDS[name]
-    road, settings = Road(home), config.load(grid.recipe, grid.overrides)
+    road, settings = Road(home), config.load(grid.recipe, grid.changes)
     lines, transfer = method.laid_out(pack, data, home).absolute(), (data / pack.transfer).absolute()
     road.accept(settings, lines, transfer)
-    # As `method.py` makes it, which has the recipe's own rate for it: so that what that pre-trained is reused.
-    as_there = [override for override in grid.overrides if not override.startswith("sweep.learning_rates")]
-    describing = road.transfer_recogniser(config.load(grid.recipe, as_there), min(settings.sweep.budgets))
+    # By the recipe's own learning rate, as `method.py` makes it: so that what that pre-trained is reused.
+    describing = road.transfer_recogniser(config.load(grid.recipe, grid.overrides), min(settings.sweep.budgets))
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{home / 'mlflow.db'}"
     os.environ["MASKOCR_RUN"] = f"comparison-{name}"
     from maskocr_pipelines import local
@@ -89,7 +95,7 @@ def travel(name: str, data: Path, home: Path) -> dict[str, Any]:
         "encoder_uri": str(describing),
         "prices_uri": str(ROOT / "sample" / "prices.json"),
         "recipe": grid.recipe,
-        "overrides": list(grid.overrides),
+        "overrides": list(grid.changes),
     }
     local.run(PIPELINE, arguments, home / "pipelines")
     evaluation = max(home.glob("pipelines/*/evaluate/evaluation_out"), key=lambda path: path.stat().st_mtime)
@@ -103,7 +109,7 @@ def travel(name: str, data: Path, home: Path) -> dict[str, Any]:
         "pack": name,
         "commit": artifacts.code_commit(),
         "recipe": grid.recipe,
-        "changes": list(grid.overrides),
+        "changes": list(grid.changes),
         "seeds": list(settings.sweep.seeds),
         "data": summary["data_version"],
         "starts": [{key: row[key] for key in KEPT} for row in summary["starts"]],

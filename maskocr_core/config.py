@@ -234,7 +234,7 @@ class Sweep(Section):
 class Gate(Section):
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
     """Confidence of every interval."""
-    min_documents: Annotated[int, Field(ge=2)] = 4
+    min_documents: Annotated[int, Field(ge=4)] = 4
     """Test documents below which no verdict is given."""
     margin: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.005
     """How much higher than the champion's the CER of a protected set may be, as a share: 0.005 is half a point."""

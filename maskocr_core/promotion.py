@@ -98,12 +98,13 @@ def confirm(registry: Registry, reason: str, who: str | None = None) -> Entry:
 
 
 def record_verdict(
-    registry: Registry, version: str, verdict: str, digest: str, reason: str, alias: str | None
+    registry: Registry, version: str, verdict: str, digest: str, reason: str, alias: str | None, against: str | None
 ) -> Entry:
     """Write down the gate's verdict on a new version; returns the entry.
 
     digest: sha256 of the evaluation's summary.json, which the version carries as its tag `verdict_digest`. alias: what
-    the version is called now. Raises ValueError where the ledger is not whole.
+    the version is called now. against: the champion that it was judged against, None where there was none. Raises
+    ValueError where the ledger is not whole.
     """
     book_of(registry)
     entry = Entry(
@@ -115,6 +116,7 @@ def record_verdict(
         alias=alias,
         verdict=verdict,
         verdict_digest=digest,
+        replaces=against,
     )
     return _written(registry, ledger.append(ledger.place(), lambda entries: entry))
 
@@ -264,10 +266,10 @@ def _objection(version: str, verdict: Entry | None, tags: dict[str, str], champi
         return f"version {version}: {changed[0]}"
     if verdict.verdict == "hold":
         return f"the gate holds version {version}: {verdict.reason.rstrip('.')}"
-    if tags.get("judged_against", champion or "") != (champion or ""):
-        other = tags["judged_against"]
-        against = f"against version {other}" if other else "when there was no champion"
-        return f"version {version} was judged {against}, and the champion is version {champion} now: evaluate it again"
+    if verdict.replaces != champion:
+        against = f"against version {verdict.replaces}" if verdict.replaces else "when there was no champion"
+        now = f"the champion is version {champion} now" if champion else "there is none now"
+        return f"version {version} was judged {against}, and {now}: evaluate it again"
     return None
 
 
@@ -275,7 +277,11 @@ def changed_tags(verdict: Entry, tags: dict[str, str]) -> list[str]:
     """Tags of a version that do not say what the ledger says."""
     return [
         f"the tag {name} is {repr(tags[name]) if name in tags else 'missing'}, entry {verdict.number} says {said!r}"
-        for name, said in (("verdict", verdict.verdict), ("verdict_digest", verdict.verdict_digest))
+        for name, said in (
+            ("verdict", verdict.verdict),
+            ("verdict_digest", verdict.verdict_digest),
+            ("judged_against", verdict.replaces or ""),
+        )
         if tags.get(name) != said
     ]
 

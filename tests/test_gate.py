@@ -138,7 +138,8 @@ def test_a_protected_slice_of_too_few_documents_is_shown_and_blocks_only_if_the_
     [(0.1, 0.2, 0.3, "broken"), (-0.1, 0.1, 0.3, "undecided"), (-0.3, -0.1, 0.1, "holds")],
 )
 def test_errors_may_not_cost_more(low, value, high, verdict):
-    assert gate.cost(value, low, high, "letters").verdict == verdict
+    line = gate.cost(value, low, high, "letters")
+    assert (line.verdict, line.bound) == (verdict, low) and (verdict == "broken") == (low > line.limit)
 
 
 def test_confidence_blocks_where_it_is_known_to_be_off_and_is_only_told_where_it_is_unknown():

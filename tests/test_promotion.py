@@ -40,14 +40,15 @@ def client(database, tmp_path, monkeypatch):
 
 @pytest.fixture
 def candidate(client, tmp_path):
-    """Registers a version with a verdict as the stage does, but for the training; returns its number."""
+    """Registers a version as the stage does, but for the training, judged against the champion of now; returns its number."""
 
     def register(verdict="promote"):
+        against = champion()
         version = str(client.create_model_version(REGISTRY.model, f"file://{tmp_path}/no-weights").version)
         alias = None if verdict == "hold" else "challenger"
-        tags = {"verdict": verdict, "verdict_digest": DIGEST}
+        tags = {"verdict": verdict, "verdict_digest": DIGEST, "judged_against": against or ""}
         registered.describe_version(REGISTRY, version, tags, "", alias)
-        promotion.record_verdict(REGISTRY, version, verdict, DIGEST, f"The gate says {verdict}.", alias)
+        promotion.record_verdict(REGISTRY, version, verdict, DIGEST, f"The gate says {verdict}.", alias, against)
         return version
 
     return register
@@ -98,6 +99,22 @@ def test_what_the_gate_does_not_hold_replaces_the_champion(candidate, verdict):
     promotion.promote(REGISTRY, candidate("first"), "the first one")
     entry = promotion.promote(REGISTRY, candidate(verdict), "better on long lines")
     assert champion() == "2" and entry.replaces == "1" and not entry.override
+
+
+def test_a_verdict_against_an_earlier_champion_is_refused_whatever_the_tags_say(client, candidate):
+    first, second, third = (candidate() for _ in range(3))
+    promotion.promote(REGISTRY, first, "the first one")
+    why = "version 2 was judged when there was no champion, and the champion is version 1 now: evaluate it again"
+    assert why in refused(promotion.promote, REGISTRY, second, "better")
+    assert promotion.promote(REGISTRY, second, "seen on 40 pages", override=True).override
+    late = candidate()
+    promotion.roll_back(REGISTRY, "worse")
+    assert "version 4 was judged against version 2, and the champion is version 1 now" in refused(
+        promotion.promote, REGISTRY, late, "better"
+    )
+    client.set_model_version_tag(REGISTRY.model, third, "judged_against", first)
+    assert "the tag judged_against is '1', entry 3 says ''" in refused(promotion.promote, REGISTRY, third, "better")
+    assert ["judged_against" in row.flags[0] for row in auditing.audit(REGISTRY).rows if row.flags] == [True]
 
 
 def test_what_the_gate_holds_is_refused_with_its_reason(candidate):
@@ -174,7 +191,7 @@ def test_a_roll_back_brings_the_champion_before_and_twice_the_one_before_that(ca
 
 
 def test_what_was_promoted_again_after_a_roll_back_rolls_back_to_the_same(candidate):
-    for version in (candidate(), candidate()):
+    for version in (candidate() for _ in range(2)):
         promotion.promote(REGISTRY, version, "better")
     promotion.roll_back(REGISTRY, "worse")
     promotion.promote(REGISTRY, "2", "it was the camera")
@@ -189,7 +206,7 @@ def test_a_roll_back_wants_a_champion_before_and_a_reason(candidate):
 
 
 def test_a_roll_back_to_a_deleted_version_is_refused(client, candidate):
-    for version in (candidate(), candidate()):
+    for version in (candidate() for _ in range(2)):
         promotion.promote(REGISTRY, version, "better")
     client.delete_model_version(REGISTRY.model, "1")
     assert "version 1 was champion before, and was deleted" in refused(promotion.roll_back, REGISTRY, "worse")
@@ -236,11 +253,11 @@ def test_a_move_in_the_ui_against_the_gate_or_without_its_verdict_is_flagged_as_
 )
 def test_every_command_notices_a_move_in_the_ui(client, candidate, command, capsys):
     promotion.promote(REGISTRY, candidate(), "good")
-    versions = candidate(), candidate()
-    client.set_registered_model_alias(REGISTRY.model, "champion", versions[0])
-    command(versions[1])
-    assert [e.version for e in entries() if e.kind == "seen"] == [versions[0]]
-    assert f"noticed: version {versions[0]} was made champion without maskocr" in capsys.readouterr().err
+    moved = candidate()
+    client.set_registered_model_alias(REGISTRY.model, "champion", moved)
+    command(candidate())
+    assert [e.version for e in entries() if e.kind == "seen"] == [moved]
+    assert f"noticed: version {moved} was made champion without maskocr" in capsys.readouterr().err
 
 
 def test_a_champion_from_before_the_ledger_is_written_down_as_seen(client, candidate):
@@ -281,7 +298,7 @@ def test_a_confirmation_gives_the_reason_and_ends_the_flag(client, candidate):
 
 
 def test_each_move_wants_its_own_confirmation_the_latest_first(client, candidate):
-    for version in (candidate(), candidate()):
+    for version in (candidate() for _ in range(2)):
         client.set_registered_model_alias(REGISTRY.model, "champion", version)
         promotion.notice(REGISTRY)
     moves = [e.number for e in entries() if e.kind == "seen"]
@@ -296,7 +313,7 @@ def test_a_confirmation_wants_a_reason(client, candidate):
 
 
 def test_a_champion_moved_back_in_the_ui_counts_as_rolled_back(client, candidate):
-    for version in (candidate(), candidate()):
+    for version in (candidate() for _ in range(2)):
         promotion.promote(REGISTRY, version, "better")
     client.set_registered_model_alias(REGISTRY.model, "champion", "1")
     assert "no earlier champion" in str(pytest.raises(ValueError, promotion.roll_back, REGISTRY, "worse").value)
@@ -338,7 +355,7 @@ def test_a_promotion_cut_off_before_its_entry_never_was(candidate, monkeypatch):
 
 
 def test_a_promotion_that_was_finished_and_moved_back_in_the_ui_is_no_cut_off_one(client, candidate):
-    for version in (candidate(), candidate()):
+    for version in (candidate() for _ in range(2)):
         promotion.promote(REGISTRY, version, "better")
     client.set_registered_model_alias(REGISTRY.model, "champion", "1")
     assert promotion.notice(REGISTRY).version == "1" and champion() == "1"
@@ -362,7 +379,7 @@ def test_a_slow_command_does_not_move_the_alias_back_over_a_later_one(candidate,
 
     def overtaken(registry, alias, version):
         monkeypatch.setattr(registered, "move_alias", move)
-        promotion.promote(REGISTRY, second, "better still")
+        promotion.promote(REGISTRY, second, "better still", override=True)
         move(registry, alias, version)
 
     monkeypatch.setattr(registered, "move_alias", overtaken)
@@ -507,11 +524,11 @@ def test_two_models_share_a_ledger_and_know_nothing_of_each_other(client, candid
     registered.describe_version(
         other,
         str(client.create_model_version("other", "file:///no-weights").version),
-        {"verdict": "first", "verdict_digest": DIGEST},
+        {"verdict": "first", "verdict_digest": DIGEST, "judged_against": ""},
         "",
         None,
     )
-    promotion.record_verdict(other, "1", "first", DIGEST, "The gate says first.", None)
+    promotion.record_verdict(other, "1", "first", DIGEST, "The gate says first.", None, None)
     assert promotion.promote(other, "1", "good too").replaces is None
     assert [row.entry.number for row in auditing.audit(other).rows] == [3, 4]
     assert [row.entry.number for row in auditing.audit(REGISTRY).rows] == [1, 2]

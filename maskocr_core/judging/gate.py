@@ -100,18 +100,22 @@ def protected(name: str, difference: Difference, bound: Bound, margin: float, sm
 
 
 def cost(value: float, low: float, high: float, unit: str) -> Comparison:
-    """Whether errors cost no more than the champion's: candidate minus champion, expected cost a line, with its interval."""
+    """Whether errors cost more than the champion's: candidate minus champion, expected cost a line, with its interval.
+
+    Its low end decides: above zero they do. A candidate that was dearer on these lines, if by less than the interval, is
+    undecided; one that was not holds, without a proof that it is cheaper, which is no demand of the gate.
+    """
     if math.isnan(low):
         reason = "The test lines are of too few documents for an interval of the expected cost."
         return Comparison("expected cost", "too small", value, None, reason, unit="cost")
     standing = "broken" if low > 0 else "holds" if value <= 0 else "undecided"
     word = {
         "broken": "Its errors cost more",
-        "holds": "Its errors cost no more",
+        "holds": "On these lines its errors cost no more",
         "undecided": "Its errors may cost more",
     }[standing]
     reason = f"{word} than the champion's: {value:+.3g} {unit} a line ({low:+.3g} to {high:+.3g})."
-    return Comparison("expected cost", standing, value, high if value <= 0 else low, reason, unit="cost", blocks=True)
+    return Comparison("expected cost", standing, value, low, reason, unit="cost", blocks=True)
 
 
 def calibration(usable: bool, ece: float | None, limit: float, reason: str) -> Comparison:

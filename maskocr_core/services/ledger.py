@@ -37,7 +37,8 @@ class Entry:
     """One decision, or what was seen of one.
 
     version: None where the alias was taken away. verdict, verdict_digest: the gate's word on the version, and the
-    sha256 of the summary.json that it comes from. replaces: the version that had the alias before. confirms: number of
+    sha256 of the summary.json that it comes from. replaces: the version that had the alias before; of a verdict the champion
+    that the version was judged against, None where there was none. confirms: number of
     the entry that a confirmation gives its reason to. override: whether the gate's hold, or a doubt about its verdict,
     was passed over. id: tells an entry from a twin that another writer made in the same second.
     """

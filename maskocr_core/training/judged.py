@@ -78,8 +78,8 @@ def champion_of(registry: Registry) -> tuple[Path | None, str | None]:
     version = registered.version_of(registry, "champion")
     if not version:
         return None, None
-    folder = registered.recognizer_folder(f"models:/{registry.model}/{version}")
     try:
+        folder = registered.recognizer_folder(f"models:/{registry.model}/{version}")
         checkpoint.load_recognizer(folder)
     except (ValueError, OSError, RuntimeError, KeyError) as error:  # RuntimeError: weights of another shape
         raise ValueError(

@@ -13,7 +13,7 @@ from maskocr_core.config import Config
 from maskocr_core.data import admitted
 from maskocr_core.data.batches import Lines
 from maskocr_core.stages import keys
-from maskocr_core.training import sweep
+from maskocr_core.training import saw, sweep
 from maskocr_core.training.finetuning import Run
 
 
@@ -48,9 +48,12 @@ class Road:
         settings = config.sweep
         base = self._carried_out(sweep.transfer_run("transfer", config), config)
         rate, seed = settings.learning_rates[0], settings.seeds[0]
-        return self._carried_out(
+        made = self._carried_out(
             Run("transfer", sweep.TARGET, budget, rate, seed, settings.steps, recognizer=str(base)), config
         )
+        inputs = map(Artifact, self._accepted.values())
+        saw.of_lines(*inputs, (*sweep.TARGET, *sweep.TRANSFER)).write(made.parent)
+        return made
 
     def _carried_out(self, run: Run, config: Config) -> Path:
         code, home = keys.code_version("finetune"), artifacts.work_folder() / "runs"

@@ -43,8 +43,11 @@ def made(lines, tmp_path_factory) -> dict[str, Path]:
     return {"codebook": root / "codebook", "encoder": root / "encoder"}
 
 
-def quantize(lines, out: Path, codebook_uri: str = "", settings: config.Config = SMOKE) -> dict[str, float]:
+def quantize(
+    lines, out: Path, codebook_uri: str = "", settings: config.Config = SMOKE, encoder_uri: str = ""
+) -> dict[str, float]:
     inputs = {"lines": lines[0], "selection": lines[1], "codebook_uri": str(codebook_uri)}
+    inputs["encoder_uri"] = str(encoder_uri)
     return stages.get("quantize")(settings, **inputs, codebook_out=out)
 
 
@@ -127,6 +130,23 @@ def test_an_encoder_that_went_on_has_seen_what_its_start_saw(lines, made, tmp_pa
     pretrain(more, made["codebook"], tmp_path / "on", made["encoder"])
     assert saw.read(made["encoder"]).documents < saw.read(tmp_path / "on").documents
     assert saw.read(tmp_path / "on").complete
+
+
+def test_an_encoder_has_seen_what_the_model_saw_that_made_its_labels(lines, made, tmp_path):
+    """Also by a codebook that is kept; a model that does not say leaves it open."""
+    by_encoder = config.load("smoke", ["pretrain.workers=0", "codebook.features=encoder"])
+    more = packed.pack(tmp_path / "more", {"unlabeled": packed.short_lines(80, seed=3)})
+    quantize(more, tmp_path / "labels", settings=by_encoder, encoder_uri=made["encoder"])
+    assert saw.read(tmp_path / "labels") == saw.read(made["encoder"]) != saw.read(made["codebook"]) == saw.Saw()
+    quantize(more, tmp_path / "kept", tmp_path / "labels", by_encoder, made["encoder"])
+    assert saw.read(tmp_path / "kept") == saw.read(made["encoder"])
+    pretrain(more, tmp_path / "labels", tmp_path / "encoder", settings=by_encoder)
+    pretrain(more, made["codebook"], tmp_path / "own")
+    assert saw.read(tmp_path / "encoder") == saw.read(tmp_path / "own") | saw.read(made["encoder"])
+    shutil.copytree(made["encoder"], tmp_path / "silent")
+    (tmp_path / "silent" / saw.NAME).unlink()
+    quantize(more, tmp_path / "unknown", settings=by_encoder, encoder_uri=tmp_path / "silent")
+    assert not saw.read(tmp_path / "unknown").complete
 
 
 def test_an_encoder_of_another_shape_is_refused_with_the_mend(lines, made, tmp_path):

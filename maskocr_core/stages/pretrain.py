@@ -22,7 +22,7 @@ def pretrain(
     selection: accepted line ids and weights, as fit writes them.
     codebook: centroids (K, F) float32, as quantize writes them.
     start_uri: encoder of the shape of `model` whose weights its training begins with: folder of a pre-trained encoder or of a trained recognizer, or a registered model (models:/name@alias); empty for random weights.
-    encoder_out: the weights, their sizes, the training log, the same of other sizes (`pretrain.sizes`) in `sizes/`, pictures of a few lines as the model learns them, and `saw.json`: digests of the documents that it was trained on.
+    encoder_out: the weights, their sizes, the training log, the same of other sizes (`pretrain.sizes`) in `sizes/`, pictures of a few lines as the model learns them, and `saw.json`: digests of the documents that it, and what made its labels, was trained on.
     """
     import json
     import shutil
@@ -80,7 +80,7 @@ def pretrain(
     if "codebook.png" in Artifact(codebook).names():
         artifacts.write_bytes(pictures / "codebook.png", Artifact(codebook).read_bytes("codebook.png"))
     origin.write(encoder_out, encoder=origin.named(start_uri), **origin.of(Artifact(codebook)))
-    (seen | saw.of_lines(Artifact(lines), Artifact(selection), ["unlabeled"])).write(encoder_out)
+    (seen | saw.read(codebook) | saw.of_lines(Artifact(lines), Artifact(selection), ["unlabeled"])).write(encoder_out)
     return figures
 
 
@@ -117,4 +117,4 @@ def _start(uri: str, config: Config, folder: Path) -> tuple[Path, Saw]:
     checkpoint.save_encoder(encoder, config.model, config.data, folder)
     artifacts.finish(folder, kind="encoder", config={}, metrics={})
     print(f"pretrain: goes on from the encoder of {uri}", flush=True)
-    return folder, saw.read(home if (home / "encoder.json").is_file() else home.parent)
+    return folder, saw.of_model(home)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from maskocr_core.model.codebook import Codebook
     from maskocr_core.training.labelling import Say
+    from maskocr_core.training.saw import Saw
 
 MAX_BYTES = 1 << 30  # of the features that k-means sees at once, as float32
 
@@ -35,7 +36,7 @@ def quantize(
     selection: accepted line ids and weights, as fit writes them.
     encoder_uri: what describes the steps where codebook.features=encoder: folder of a pre-trained encoder or of a trained recognizer, or a registered model (models:/name@alias).
     codebook_uri: codebook to keep while it suits these lines (retrain.keep_perplexity): its folder, or a registered model whose run kept it (models:/name@alias); empty for a new one.
-    codebook_out: centroids (K, F) float32 with the projection that leads to them, how many steps have each label, and a picture of what each looks like.
+    codebook_out: centroids (K, F) float32 with the projection that leads to them, how many steps have each label, a picture of what each looks like, and `saw.json`: digests of the documents that the encoder which describes steps was trained on.
     """
     import time
 
@@ -44,7 +45,7 @@ def quantize(
     from maskocr_core.data import admitted
     from maskocr_core.data import lines as schema
     from maskocr_core.services import mapping
-    from maskocr_core.training import checkpoint, labelling, origin, pictures
+    from maskocr_core.training import checkpoint, labelling, origin, pictures, saw
 
     parts = scratch(codebook_out) / "parts"
     inputs = Artifact(lines.absolute()), Artifact(selection.absolute())
@@ -54,13 +55,14 @@ def quantize(
     sample = labelling.shares(*inputs, list(shards.values()), config, features, MAX_BYTES)
     calls = {name: (*inputs, shard, config, sample) for name, shard in shards.items()}
     keep, own, seconds, came_of = False, 0.0, 0.0, {"labels": origin.named(encoder_uri)}
+    seen = saw.of_model(checkpoint.folder_at(encoder_uri)) if encoder_uri else saw.Saw()
     if codebook_uri:
-        book, own, its_origin = _given(codebook_uri, config, scratch(codebook_out))
+        book, own, its_origin, its_saw = _given(codebook_uri, config, scratch(codebook_out))
         say = labelling.Say("quantize: given", len(calls))
         sizes, portraits = _counted(book, calls, config, parts, codebook_out, say)
         seconds += say.cpu_seconds
         keep = _suits(_perplexity(sizes), own, config.retrain.keep_perplexity)
-        came_of = its_origin if keep else came_of
+        came_of, seen = (its_origin, its_saw) if keep else (came_of, seen)
     if not keep:
         say = labelling.Say("quantize", 2 * len(calls))
         mapping.over(
@@ -75,6 +77,7 @@ def quantize(
     artifacts.write_bytes(codebook_out / "codebook.png", pictures.png(pictures.of_codebook(portraits.numpy(), sizes)))
     artifacts.write_json(codebook_out / "cluster_sizes.json", sizes.tolist())
     origin.write(codebook_out, **came_of)
+    seen.write(codebook_out)
     perplexity, empty = _perplexity(sizes), int((sizes == 0).sum())
     print(f"quantize: perplexity {perplexity:,.1f}, {empty} of {len(sizes):,} clusters empty", flush=True)
     return {
@@ -89,14 +92,14 @@ def quantize(
     }
 
 
-def _given(uri: str, config: Config, folder: Path) -> tuple[Codebook, float, dict[str, str | None]]:
-    """The codebook that `uri` names, its perplexity on the lines that it was made of, and the models that it came of.
+def _given(uri: str, config: Config, folder: Path) -> tuple[Codebook, float, dict[str, str | None], Saw]:
+    """The codebook that `uri` names, its perplexity on the lines that it was made of, the models that it came of, and what they saw.
 
     Raises ValueError if there is none, or it is another than the configuration asks for.
     """
     from maskocr_core.artifacts import Artifact
     from maskocr_core.services import registered
-    from maskocr_core.training import checkpoint, origin
+    from maskocr_core.training import checkpoint, origin, saw
 
     home = kept(registered.resolved(uri), "codebook", folder / "given") if uri.startswith("models:/") else Path(uri)
     if home is None:
@@ -113,7 +116,8 @@ def _given(uri: str, config: Config, folder: Path) -> tuple[Codebook, float, dic
             f"{asked.features} are asked: set codebook.clusters and codebook.features to match, or leave codebook_uri out"
         )
     # One that was kept before is still held against the lines that it was made of, or it might be kept for ever.
-    return book, artifact.metrics.get("own_perplexity", artifact.metrics["perplexity"]), origin.of(artifact)
+    own = artifact.metrics.get("own_perplexity", artifact.metrics["perplexity"])
+    return book, own, origin.of(artifact), saw.read(home) if kind == "encoder" else saw.Saw()
 
 
 def _suits(perplexity: float, own: float, least: float) -> bool:

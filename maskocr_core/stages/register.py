@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 CHECKED_LINES = 64  # evenly over the test lines; of many thousands one could differ by nothing but how a batch rounds
 
+
 @stage(reads=("data", "registry"), reuse=False)
 def register(
     config: Config, *, lines: Path, recognizers: Path, evaluation: Path, registration_out: Path

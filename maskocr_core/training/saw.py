@@ -1,4 +1,4 @@
-"""Which documents a model was trained on, kept beside its weights as digests, so that it is known without the data."""
+"""Which documents a model was trained on, or a codebook came of, kept beside it as digests, so that it is known without the data."""
 
 from __future__ import annotations
 
@@ -47,6 +47,11 @@ def of_lines(artifact: Artifact, selection: Artifact, splits: Iterable[str]) -> 
 
 def _digests(names: Iterable[tuple[str, ...]]) -> frozenset[str]:
     return frozenset(tombstones.digest(*parts) for parts in names)
+
+
+def of_model(folder: Path) -> Saw:
+    """What a pre-trained encoder saw, or a recogniser, whose folder of weights lies in the one that says it."""
+    return read(folder if (folder / "encoder.json").is_file() else folder.parent)
 
 
 def read(folder: Path) -> Saw:

@@ -34,7 +34,7 @@ def pretrain_finetune(
         start_uri: Encoder of the same shape that pre-training goes on from (a pre-trained encoder or a trained recognizer, folder or models:/name@alias); empty for random weights.
         costs_uri: JSON file of what errors cost, by character class and field; empty for the one that comes with maskocr.
         prices_uri: JSON file of prices of labels and computing, for a verdict on the investment; empty for none.
-        recipe: Named configuration: pilot, smoke, small or base.
+        recipe: Named configuration: pilot, smoke, laptop, small, base, or paper-3m to paper-86m.
         overrides: Changes to the recipe, such as ["pretrain.steps=20000", "sweep.budgets=[300, 1000]"].
         node_selector: Labels that the nodes of tasks with a model must have, such as {"cloud.google.com/gke-accelerator": "nvidia-l4"}; a local run has no nodes.
         tolerations: Taints that these tasks put up with, as Kubernetes writes them.

@@ -10,6 +10,7 @@ from maskocr_core.artifacts import Artifact
 from maskocr_core.data import lines as schema
 from maskocr_core.data import tombstones
 from maskocr_core.training import judged, saw, sweep
+from maskocr_core.training.reading import Candidate
 from maskocr_core.training.saw import Saw
 
 
@@ -96,6 +97,29 @@ def test_a_test_document_or_a_test_page_that_was_trained_on_is_a_leak(leaking, m
 def test_a_model_that_does_not_say_what_it_saw_leaves_the_verdict_open(leaking):
     check = leaking(Saw(complete=False))
     assert check.verdict == "undecided" and check.blocks and "does not say which documents" in check.reason
+
+
+@pytest.mark.parametrize(
+    ("start", "verdict", "weight", "standing"),
+    [
+        ("pretrained", "undecided", 0.5, "broken"),
+        ("both", "undecided", 0.5, "broken"),
+        ("pretrained", "undecided", 0.0, "holds"),  # not trained on
+        ("pretrained", "accept", 1.0, "holds"),
+        ("transfer", "undecided", 0.5, None),  # saw no unlabelled line
+    ],
+)
+def test_a_source_of_pretraining_that_is_not_known_to_fit_holds_a_candidate_back(
+    leaking, tmp_path, start, verdict, weight, standing
+):
+    lines, selection = Artifact(tmp_path / "lines"), Artifact(tmp_path / "selection")
+    inputs = judged.Inputs(lines, lines, selection, tmp_path, None)
+    source = inputs.of_split("test", config.load("smoke").data)
+    told = [{"source": "attic", "verdict": verdict, "weight": weight}]
+    checks = judged.data_checks(inputs, source, Candidate(start, 0, "none", 0), told)
+    (found,) = [check for check in checks if check.name == "data that fit"] or [None]
+    assert (found and found.verdict) == standing
+    assert standing != "broken" or (found.blocks and "nobody knows whether they fit: attic" in found.reason)
 
 
 @pytest.mark.parametrize(

@@ -214,6 +214,30 @@ def test_a_model_that_reads_otherwise_than_evaluated_gets_no_version(road, raw, 
     assert not (tmp_path / "out").exists()
 
 
+def test_a_candidate_that_the_gate_holds_is_registered_under_no_alias_and_nobody_is_called(
+    road, raw, smoke, tmp_path, monkeypatch
+):
+    import shutil
+
+    from maskocr_core import artifacts
+    from maskocr_core.services import registered, tracking
+
+    evaluation = tmp_path / "evaluation"
+    shutil.copytree(road["evaluation"], evaluation)
+    summary = json.loads((evaluation / "summary.json").read_text())
+    summary["verdict"] |= {"verdict": "hold", "reason": "It reads worse."}
+    artifacts.write_json(evaluation / "summary.json", summary)
+    artifacts.finish(evaluation, kind="evaluation", config={}, metrics={})
+    monkeypatch.setenv("MASKOCR_NOTIFY_COMMAND", f"tee {tmp_path}/message")
+    run_stage("register", smoke, raw, road["root"], evaluation=evaluation, registration_out=tmp_path / "out")
+    said = Artifact(tmp_path / "out").read_json("registration.json")
+    assert (said["version"], said["verdict"], said["alias"]) == ("1", "hold", None)
+    assert registered.version_of(smoke.registry, "challenger") is None and not (tmp_path / "message").exists()
+    (entry,) = ledger.read(ledger.place()).entries
+    assert (entry.verdict, entry.alias, entry.reason) == ("hold", None, "It reads worse.")
+    assert tracking.connection().get_model_version("maskocr", "1").tags["verdict"] == "hold"
+
+
 def test_a_champion_is_read_again_on_the_same_lines_and_decides_the_verdict(road, raw, smoke, tmp_path, tracked):
     tracked.set_registered_model_alias("maskocr", "champion", "1")
     try:

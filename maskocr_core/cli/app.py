@@ -19,7 +19,9 @@ Run everything here with `maskocr run pipelines/pretrain_finetune.yaml data_uri=
 """,
 )
 
-Recipe = Annotated[str, typer.Option(help="Named configuration: pilot, smoke, small, base, or paper-3m to paper-86m.")]
+Recipe = Annotated[
+    str, typer.Option(help="Named configuration: pilot, smoke, laptop, small, base, or paper-3m to paper-86m.")
+]
 Overrides = Annotated[
     list[str],
     typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Change one knob of the recipe; may be given again."),

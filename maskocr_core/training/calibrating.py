@@ -26,7 +26,7 @@ FILE = "calibration.json"
 def calibrate(folder: Path, lines: Lines, confidence: float = 0.95, min_documents: int = MIN_DOCUMENTS) -> Calibration:
     """Read validation lines with the recogniser in `folder`, fit the calibration, and write it beside the weights.
 
-    lines: labelled, of documents that trained nothing. confidence, min_documents: as the gate has them. An unusable
+    lines: labelled, of documents that trained nothing. confidence, min_documents: of the interval of AUROC. An unusable
     calibration is written as such, with its reason. Raises ValueError if there is no recogniser or no line.
     """
     recognizer, facts = checkpoint.load_recognizer(folder)

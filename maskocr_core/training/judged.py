@@ -247,6 +247,7 @@ def confidence(
         "known_documents": _known(inputs),
         "ece": finite(asdict(assessed.ece)),
         "chance": assessed.chance,
+        "brier": finite(asdict(assessed.brier)),
         "auroc": finite(asdict(assessed.auroc)),
         "exact": finite(asdict(assessed.exact)),
         "table": [finite(asdict(point)) | {"sentence": operating.sentence(point)} for point in assessed.table],

@@ -59,7 +59,7 @@ def fit(
     """The calibration that N lines show, with the thresholds that they allow.
 
     confidences: (N,) float, raw. exact: (N,) bool, was the line read without an edit? documents: N document ids; none
-    of them may have trained the recogniser. confidence, min_documents: as the gate has them.
+    of them may have trained the recogniser. confidence, min_documents: of the interval of AUROC.
     Raises ValueError if the three differ in length, hold no line, or a confidence is not finite.
     """
     confidences, exact, documents = checked(confidences, exact, documents)

@@ -5,7 +5,8 @@ fine-tuned on its 400 labelled ones with two seeds. Lines, cap, learning rates a
 figure is of the validation lines: the test lines are not read. All of it are the stages of maskocr in a work folder, so
 that a stop loses nothing and nothing is made twice. Some nine minutes an arm on one core.
 
-Writes the arms that were asked for into `results/ablation.json`, beside those that are there; each says its commit.
+Writes the arms that were asked for into `results/ablation.json`, beside those that are there; each says its commit. An arm that
+was made when the recipe was another one leaves the table.
 """
 
 from __future__ import annotations
@@ -141,6 +142,7 @@ def make(name: str, work: Path) -> dict[str, Any]:
         "arm": name,
         "title": arm.title,
         "changes": list(arm.changes),
+        "configuration": configuration(arm),
         "commit": artifacts.code_commit(),
         "cer": {mark: [run["validation_cer"][mark] for run in runs] for mark in MARKS},
         "finetune_minutes": sum(run["cpu_seconds"] for run in runs) / len(runs) / 60,
@@ -148,6 +150,18 @@ def make(name: str, work: Path) -> dict[str, Any]:
     if arm.start == "pretrained":
         row |= {"pretrain": Artifact(encoder).metrics, "codebook": Artifact(codebook_of(name, road)).metrics}
     return row
+
+
+def configuration(arm: Arm) -> str:
+    """Digest of all that an arm sets, the recipe's own included: rows of two recipes are no table."""
+    return settings(arm).digest(("data", "model", "codebook", "mask", "pretrain", "sweep"))
+
+
+def still_comparable(before: dict[str, Any], data: str) -> list[dict[str, Any]]:
+    """The rows of an earlier result that are of these lines, and of what their arms are today."""
+    rows = before["runs"] if before["data"].get("lines") == data else []
+    known = [row for row in rows if row["arm"] in ARMS]
+    return [row for row in known if row.get("configuration") == configuration(ARMS[row["arm"]])]
 
 
 def encoder_of(name: str, road: Road) -> Path:
@@ -231,9 +245,7 @@ def main() -> None:
     for row in rows:
         print(row["title"], results.percent(row["cer"]["all"]))
     version = Artifact(road.home / "lines").version
-    before = results.earlier("ablation")
-    earlier = before["runs"] if before["data"].get("lines") == version else []
-    made = {row["arm"]: row for row in [*earlier, *rows]}
+    made = {row["arm"]: row for row in [*still_comparable(results.earlier("ablation"), version), *rows]}
     kept = [made[name] for name in ARMS if name in made]
     path = results.save(
         "ablation",

@@ -117,7 +117,7 @@ class Peer:
         self.parameters = sum(parameter.numel() for parameter in module.parameters())
         training = config.pretrain
         self.optimizer = torch.optim.AdamW(
-            module.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
+            module.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
         )
 
     def run(self, number: int) -> Answer:

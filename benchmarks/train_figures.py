@@ -89,7 +89,7 @@ def _race(rounds: Rounds) -> dict[str, Figure]:
             found[f"train_over_{name}"] = figure(ratios, "×", "higher", AHEAD.get(name))
     if "train_obvious" in found:
         ratios = [_speed(row["noise"]) / _speed(row["obvious"]) for row in rounds]
-        found["train_noise_over_obvious"] = figure(ratios, "×", "higher")
+        found["train_noise_over_obvious"] = figure(ratios, "×", "higher", AHEAD["obvious"])
     if "train_authors" in found:
         ratios = [_speed(row["linear"]) / _speed(row["authors"]) for row in rounds]
         found["train_linear_over_authors"] = figure(ratios, "×", "higher", AHEAD["authors"])

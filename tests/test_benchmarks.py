@@ -339,3 +339,13 @@ def test_the_comparison_of_packs_has_a_column_for_every_budget_and_says_what_lab
     said = comparison.operating({"command": "python benchmarks/comparison.py", "runs": packs})
     assert "not usable: only 3 of 40 lines read exactly. `python benchmarks/comparison.py fraktur_print`" in said
     assert "- at 1 % …" in said and "ECE 50.0 points [40.0, 60.0], by chance 2.0; AUROC 0.50 [0.40, 0.60]." in said
+
+
+def test_a_row_of_the_ablation_stays_until_its_lines_or_its_recipe_are_others():
+    from benchmarks import ablation
+
+    row = {"arm": "recipe", "configuration": ablation.configuration(ablation.ARMS["recipe"])}
+    other = ablation.configuration(ablation.ARMS["convolutional"])
+    runs = [row, row | {"configuration": other}, {"arm": "recipe"}, row | {"arm": "gone"}]
+    assert ablation.still_comparable({"data": {"lines": "a"}, "runs": runs}, "a") == [row]
+    assert ablation.still_comparable({"data": {"lines": "a"}, "runs": runs}, "b") == []

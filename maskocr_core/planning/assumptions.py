@@ -32,8 +32,8 @@ class Assumptions(Section):
     """Share of the peak that matrix products reach (PaLM reported 0.46 on its own processors, arXiv 2204.02311; 0.4 is a guess, and this code reached 0.02 with paper-19m in the one trial there was)."""
     traffic: Annotated[float, Field(ge=0.0)] = 5.0
     """How often a byte kept for the backward pass crosses the memory bus: written and read forward, read backward, its gradient written and read (a guess that fused kernels undercut; 0: never a limit)."""
-    cores_per_gpu: Annotated[int, Field(ge=1)] = 8
-    """CPU cores that decode lines for one processor (a guess; cloud machines differ)."""
+    cores_per_gpu: Annotated[int, Field(ge=1)] = 4
+    """CPU cores that decode lines for one processor (as many threads as training takes beside a GPU, whatever it has more)."""
     lines_per_core: Above = 3478.0
     """Lines a second that one core reads, decodes and scales to 40 px (docs/speed_of_data.md, measured on two cores)."""
     network: Above = 10.0

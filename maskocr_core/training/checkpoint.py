@@ -222,13 +222,18 @@ def save_codebook(codebook: Codebook, data: Data, folder: Path) -> None:
 
 
 def load_codebook(artifact: artifacts.Artifact, data: Data) -> Codebook:
-    """The codebook of an artifact. Raises ValueError if it was made of lines that were prepared otherwise."""
+    """The codebook of an artifact. Raises ValueError if it was made of lines of another height, or that were prepared otherwise."""
     path = artifact.folder / "codebook.json"
     facts = artifact.read_json("codebook.json")
     if facts.get("format_version") == 1:  # there was one kind of features then
         facts |= {"format_version": CODEBOOK_FORMAT, "features": {"kind": "pixels", "window": facts["window"]}}
     facts = _known(facts, path, CODEBOOK_FORMAT)
     demand_prepared(facts, data, f"{artifact.folder}: the codebook was made of", "run quantize again")
+    if facts["height"] != data.height:
+        raise ValueError(
+            f"{artifact.folder}: the codebook was made of lines {facts['height']} px high, these are {data.height}: "
+            f"set data.height={facts['height']}, or run quantize again"
+        )
     tensors = load(artifact.read_bytes("codebook.safetensors"))
     weights = {
         name.removeprefix("encoder."): tensors.pop(name) for name in list(tensors) if name.startswith("encoder.")

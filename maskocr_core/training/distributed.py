@@ -18,7 +18,9 @@ SAID = (
     "masking_probability",
     "loss",
     "validation_cer",
+    "learning_rate",
     "lines_per_second",
+    "padding",
     "data_wait",
 )
 

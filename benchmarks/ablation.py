@@ -54,6 +54,7 @@ def fixed(probability: float) -> tuple[str, ...]:
 
 
 WIDE = ("model.stem=convolutional",)
+RAW = ("data.ink=raw",)
 ENCODER = ("codebook.features=encoder",)
 ARMS = {
     "recipe": Arm("the recipe `pilot`"),
@@ -111,6 +112,8 @@ ARMS = {
     "linear_again": Arm(
         "linear patch for a stem, pre-trained with another seed", ("model.stem=linear", "pretrain.seed=1")
     ),
+    "raw_ink": Arm("gray as it is in the image, not levelled to the line's paper and ink", RAW),
+    "raw_ink_scratch": Arm("that gray, no pre-training", RAW, start="scratch"),
     "linear_scratch": Arm("linear patch for a stem, no pre-training", ("model.stem=linear",), start="scratch"),
     "convolutional": Arm("twice the channels in the stem's first convolution, a third more in its second", WIDE),
     "convolutional_again": Arm("that stem, pre-trained with another seed", (*WIDE, "pretrain.seed=1")),

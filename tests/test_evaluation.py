@@ -15,7 +15,7 @@ from maskocr_core.data import lines as schema
 from maskocr_core.data.lines import read_table
 from maskocr_core.data.tombstones import digest
 from maskocr_core.services import compared, registered
-from maskocr_core.training import calibrating
+from maskocr_core.training import calibrating, reading
 from maskocr_core.training import judged as judged_lines
 
 PRICES = Path(__file__).parents[1] / "sample" / "prices.json"
@@ -162,6 +162,10 @@ def test_the_page_holds_every_part_and_json_has_no_number_that_is_none(judged):
         "Where its errors are",
     ):
         assert f"<h2>{heading}</h2>" in page
+    learnt = reading.pictures(Artifact(judged["root"] / "recognizers"))
+    titles = [picture["title"] for picture in learnt]
+    assert "The mean ink of the labels that come most often." in titles and any("After" in title for title in titles)
+    assert all(f'alt="{picture["title"]}" src="data:image/png;base64,{picture["png"]}"' in page for picture in learnt)
     summary = judged["second"]
     head = page[page.index("<header") : page.index("</header>")]
     assert f"<b>{100 * summary['candidate_cer']['value']:.2f} %</b>" in head

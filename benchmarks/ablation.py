@@ -112,9 +112,9 @@ ARMS = {
     "linear_again": Arm(
         "linear patch for a stem, pre-trained with another seed", ("model.stem=linear", "pretrain.seed=1")
     ),
+    "linear_scratch": Arm("linear patch for a stem, no pre-training", ("model.stem=linear",), start="scratch"),
     "raw_ink": Arm("gray as it is in the image, not levelled to the line's paper and ink", RAW),
     "raw_ink_scratch": Arm("that gray, no pre-training", RAW, start="scratch"),
-    "linear_scratch": Arm("linear patch for a stem, no pre-training", ("model.stem=linear",), start="scratch"),
     "convolutional": Arm("twice the channels in the stem's first convolution, a third more in its second", WIDE),
     "convolutional_again": Arm("that stem, pre-trained with another seed", (*WIDE, "pretrain.seed=1")),
     "convolutional_scratch": Arm("that stem, no pre-training", WIDE, start="scratch"),

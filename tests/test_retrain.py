@@ -101,7 +101,10 @@ def test_a_codebook_that_was_kept_is_held_against_the_lines_that_it_was_made_of(
     [
         ("codebook.clusters=8", "has 16 clusters of pixels, 8 of pixels are asked"),
         ("codebook.features=gradients", "has 16 clusters of pixels, 16 of gradients are asked"),
-        ("data.height=40", "the codebook was made of lines 32 px high, these are 40: set data.height=32"),
+        (
+            "data.height=40",
+            "the codebook was made of lines 32 px high, these are 40 px: set data.height=32, or run quantize again",
+        ),
         ("data.ink=raw", "the codebook was made of levelled-ink lines, these are raw-ink"),
     ],
 )
@@ -113,7 +116,10 @@ def test_a_codebook_of_another_make_is_refused_with_the_mend(lines, made, tmp_pa
 @pytest.mark.parametrize("predict", ["labels", "pixels"])
 def test_a_codebook_of_another_height_is_refused_before_training_begins(lines, made, tmp_path, predict):
     high = config.load("smoke", ["pretrain.workers=0", "data.height=40", f"mask.predict={predict}"])
-    with pytest.raises(ValueError, match="the codebook was made of lines 32 px high, these are 40: set data.height=32"):
+    with pytest.raises(
+        ValueError,
+        match="the codebook was made of lines 32 px high, these are 40 px: set data.height=32, or run quantize again",
+    ):
         pretrain(lines, made["codebook"], tmp_path / "out", settings=high)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -196,8 +197,6 @@ def test_a_ledger_that_is_not_whole_gets_no_version_to_judge(road, raw, smoke, t
 
 def test_a_model_that_reads_otherwise_than_evaluated_gets_no_version(road, raw, smoke, tmp_path):
     """The evaluation of one start, registered with the weights of another."""
-    import shutil
-
     from maskocr_core import artifacts
     from maskocr_core.services import registered
 
@@ -217,8 +216,6 @@ def test_a_model_that_reads_otherwise_than_evaluated_gets_no_version(road, raw, 
 def test_a_candidate_that_the_gate_holds_is_registered_under_no_alias_and_nobody_is_called(
     road, raw, smoke, tmp_path, monkeypatch
 ):
-    import shutil
-
     from maskocr_core import artifacts
     from maskocr_core.services import registered, tracking
 

@@ -45,17 +45,16 @@ def quantize(
     from maskocr_core.data import admitted
     from maskocr_core.data import lines as schema
     from maskocr_core.services import mapping
-    from maskocr_core.training import checkpoint, labelling, origin, pictures, saw
+    from maskocr_core.training import checkpoint, labelling, origin, pictures
 
     parts = scratch(codebook_out) / "parts"
     inputs = Artifact(lines.absolute()), Artifact(selection.absolute())
     admitted.demand_made_for(inputs[1], inputs[0])
-    features = labelling.features_of(config, encoder_uri)
+    features, seen = labelling.features_of(config, encoder_uri)
     shards = {schema.part_of(shard): shard for shard in admitted.accepted_shards(*inputs)}
     sample = labelling.shares(*inputs, list(shards.values()), config, features, MAX_BYTES)
     calls = {name: (*inputs, shard, config, sample) for name, shard in shards.items()}
     keep, own, seconds, came_of = False, 0.0, 0.0, {"labels": origin.named(encoder_uri)}
-    seen = saw.of_model(checkpoint.folder_at(encoder_uri)) if encoder_uri else saw.Saw()
     if codebook_uri:
         book, own, its_origin, its_saw = _given(codebook_uri, config, scratch(codebook_out))
         say = labelling.Say("quantize: given", len(calls))

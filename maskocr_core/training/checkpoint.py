@@ -118,26 +118,17 @@ def folder_at(uri: str) -> Path:
     return registered.recognizer_folder(uri)
 
 
-def encoder_at(uri: str, data: Data) -> Encoder:
-    """The encoder, of any size, of a pre-trained encoder's folder, a recogniser's, or a registered model (`models:/…`).
+def encoder_in(folder: Path, uri: str, data: Data) -> Encoder:
+    """The encoder, of any size, in the folder of a pre-trained encoder or of a recogniser, `folder_at` the URI that errors name.
 
     Raises ValueError if there is none, or it saw lines of another height, or prepared otherwise.
     """
-    return encoder_in(folder_at(uri), uri, data)
-
-
-def encoder_in(folder: Path, uri: str, data: Data) -> Encoder:
-    """`encoder_at`, where the folder that `uri` names is known already."""
     if (folder / "encoder.json").is_file():
         artifact = artifacts.Artifact(folder)
         model = Model(**_sized(artifact.read_json("encoder.json")["model"]))
         return load_encoder(artifact, model, data)
     recognizer, facts = load_recognizer(folder)
-    if facts["height"] != data.height:
-        raise ValueError(
-            f"{uri} reads lines {facts['height']} px high, these are {data.height} px: set data.height={facts['height']}, or give another"
-        )
-    demand_prepared(facts, data, f"{uri} reads", "give another encoder")
+    demand_such_lines(facts, data, f"{uri} reads", "give another encoder")
     return recognizer.encoder
 
 
@@ -228,12 +219,7 @@ def load_codebook(artifact: artifacts.Artifact, data: Data) -> Codebook:
     if facts.get("format_version") == 1:  # there was one kind of features then
         facts |= {"format_version": CODEBOOK_FORMAT, "features": {"kind": "pixels", "window": facts["window"]}}
     facts = _known(facts, path, CODEBOOK_FORMAT)
-    demand_prepared(facts, data, f"{artifact.folder}: the codebook was made of", "run quantize again")
-    if facts["height"] != data.height:
-        raise ValueError(
-            f"{artifact.folder}: the codebook was made of lines {facts['height']} px high, these are {data.height}: "
-            f"set data.height={facts['height']}, or run quantize again"
-        )
+    demand_such_lines(facts, data, f"{artifact.folder}: the codebook was made of", "run quantize again")
     tensors = load(artifact.read_bytes("codebook.safetensors"))
     weights = {
         name.removeprefix("encoder."): tensors.pop(name) for name in list(tensors) if name.startswith("encoder.")
@@ -260,6 +246,16 @@ def step_features_of(kind: str, height: int, window: int, encoder: Encoder | Non
 
 
 PREPARED = ("height", "max_width", "direction", "ink")  # what the facts of a recogniser say of its lines
+
+
+def demand_such_lines(facts: dict[str, Any], data: Data, what: str, otherwise: str) -> None:
+    """`demand_prepared`, and ValueError as well unless the lines of a checkpoint were as high as these."""
+    if facts["height"] != data.height:
+        raise ValueError(
+            f"{what} lines {facts['height']} px high, these are {data.height} px: "
+            f"set data.height={facts['height']}, or {otherwise}"
+        )
+    demand_prepared(facts, data, what, otherwise)
 
 
 def demand_prepared(facts: dict[str, Any], data: Data, what: str, otherwise: str) -> None:

@@ -255,12 +255,7 @@ def _start(run: Run, config: Config, vocabulary: Vocabulary) -> tuple[Recognizer
             encoder = checkpoint.new_encoder(model, data.height)
         return Recognizer(encoder, vocabulary, data.direction, decoder), model, len(vocabulary.characters)
     given, facts = checkpoint.load_recognizer(Path(run.recognizer))
-    if facts["height"] != data.height:
-        raise ValueError(
-            f"{run.recognizer} reads lines {facts['height']} px high, these are {data.height} px: "
-            f"set data.height={facts['height']}, or give another recognizer"
-        )
-    checkpoint.demand_prepared(facts, data, f"{run.recognizer} reads", "give another recognizer")
+    checkpoint.demand_such_lines(facts, data, f"{run.recognizer} reads", "give another recognizer")
     model = Model(**facts["model"])
     if given.decoder != decoder:
         print(f"{run.recognizer} has the decoder {given.decoder!r}: its encoder is taken, the head is new", flush=True)

@@ -21,7 +21,8 @@ from maskocr_core.config import STEP, Config
 from maskocr_core.data import admitted, batches, images, lines
 from maskocr_core.model import codebook, step_features
 from maskocr_core.progress import Progress
-from maskocr_core.training import checkpoint
+from maskocr_core.training import checkpoint, saw
+from maskocr_core.training.saw import Saw
 
 BATCH = 32
 
@@ -50,8 +51,8 @@ class Say:
         tell(len(self.done), lines=sum(self.done))
 
 
-def features_of(config: Config, encoder_uri: str) -> nn.Module:
-    """What describes a step by `codebook.features`.
+def features_of(config: Config, encoder_uri: str) -> tuple[nn.Module, Saw]:
+    """What describes a step by `codebook.features`, and what it was trained on.
 
     Raises ValueError where an encoder is asked for and none is named, or one of another height or direction, or the
     other way round.
@@ -63,8 +64,11 @@ def features_of(config: Config, encoder_uri: str) -> nn.Module:
             if kind == "encoder"
             else f"encoder_uri is given, and codebook.features={kind} asks no encoder: set codebook.features=encoder, or leave it out"
         )
-    encoder = checkpoint.encoder_at(encoder_uri, config.data) if encoder_uri else None
-    return checkpoint.step_features_of(kind, config.data.height, config.codebook.window, encoder)
+    encoder, seen = None, Saw()
+    if encoder_uri:
+        home = checkpoint.folder_at(encoder_uri)
+        encoder, seen = checkpoint.encoder_in(home, encoder_uri, config.data), saw.of_model(home)
+    return checkpoint.step_features_of(kind, config.data.height, config.codebook.window, encoder), seen
 
 
 def shares(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-_MARKUP = "\\`*_[]<>|#"
+_MARKUP = str.maketrans({one: f"\\{one}" for one in "\\`*_[]|#"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
 _JOINERS = "\u200c\u200d"  # format characters that Persian and Indic spelling needs
 
 
@@ -29,7 +29,7 @@ def markdown(folder: Path) -> Any:
     from markupsafe import Markup
 
     def escaped(text: str) -> str:
-        return "".join(f"\\{one}" if one in _MARKUP else one for one in spelled_out(text))
+        return spelled_out(text).translate(_MARKUP)
 
     made = _environment(folder, escaped, autoescape=False)  # `<` is among what is escaped
     made.filters["code"] = lambda value: Markup(spelled_out(value).replace("`", "'"))

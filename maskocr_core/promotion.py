@@ -6,6 +6,7 @@ tag does not name and an alias that points to what the entry replaces: the next 
 difference between alias and ledger is a move that somebody made elsewhere, and becomes an entry of its own.
 
 Another tag names the last entry and its sha256, so that a ledger whose end was cut off, or another ledger, is noticed.
+The description of the registered model tells people in the UI what the ledger says.
 MLflow can compare nothing when it moves an alias: of two commands the ledger lets one win; a move in the UI within the
 same second as a command may be overwritten by it unseen.
 """
@@ -16,6 +17,7 @@ import sys
 from collections.abc import Sequence
 from typing import Literal
 
+from maskocr_core import history
 from maskocr_core.config import Registry
 from maskocr_core.services import ledger, registered
 from maskocr_core.services.ledger import Book, Entry
@@ -150,7 +152,9 @@ def notice(registry: Registry) -> Entry | None:
         return _about(registry, entries, "seen", now, UNKNOWN, "", last.version if last else None)
 
     seen = ledger.append(ledger.place(), if_it_was_moved)
-    if seen:
+    if seen is None:
+        _tell_people(registry)  # what a command that was cut off left untold
+    else:
         _written(registry, seen)
         what = f"version {seen.version} was made champion" if seen.version else "the alias champion was taken away"
         _say(f'{what} without maskocr; who did it may say why: maskocr promote --confirm --reason "…"')
@@ -255,7 +259,18 @@ def fault_of(registry: Registry, book: Book) -> str | None:
 def _written(registry: Registry, entry: Entry) -> Entry:
     """The entry, after MLflow was told of it."""
     registered.tag_model(registry, LAST, f"{entry.number} {ledger.digest(entry)}")
+    _tell_people(registry)
     return entry
+
+
+def _tell_people(registry: Registry) -> None:
+    """Bring the page of the registered model up to date, where it is not."""
+    entries, so_far = ledger.read(ledger.place()).entries, registered.model_description(registry)
+    if not any(entry.model == registry.model for entry in entries):
+        return
+    description = history.described(entries, registry.model, so_far, registered.DESCRIPTION)
+    if description != so_far:
+        registered.describe_model(registry, description)
 
 
 def _objection(version: str, verdict: Entry | None, tags: dict[str, str], champion: str | None) -> str | None:

@@ -5,9 +5,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from conftest import REPOSITORY
 
@@ -47,3 +49,15 @@ def one_node(jobs: int = 0, gpus: int = 0) -> Iterator[str]:
     finally:
         holder.communicate()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def submitted(client: Any, entrypoint: str, patience: float = 60) -> str:
+    """The name of a job, once the node's agent that starts jobs is up: for some seconds a new cluster has none."""
+    patient_until = time.monotonic() + patience
+    while True:
+        try:
+            return client.submit_job(entrypoint=entrypoint)
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > patient_until:
+                raise
+            time.sleep(1)

@@ -62,9 +62,21 @@ def test_names_of_strangers_are_no_markup_on_a_card(summary):
     evil = "a | b [x](http://evil.example) <b> `c` \u202e# d"
     card = model_card.text(summary, RECOGNIZER, [SOURCES[0] | {"source": evil}], MADE)
     (row,) = [line for line in card.splitlines() if "fine-tuning |" in line]
-    assert r"a \| b \[x\](http://evil.example) \<b\> \`c\` \[U+202E\]\# d" in row
+    assert r"a \| b \[x\](http://evil.example) &lt;b&gt; \`c\` \[U+202E\]\# d" in row
     calm = model_card.text(summary, RECOGNIZER, SOURCES, MADE)
     assert len(card.splitlines()) == len(calm.splitlines())
+
+
+def test_names_of_strangers_are_no_markup_on_the_page_of_a_version(summary):
+    evil = "a | b [x](http://evil.example) <b> & `c` \u202e# d"
+    line = {"name": f"source {evil}", "verdict": "hold", "value": 0.0123, "bound": None, "limit": 0.005}
+    line |= {"unit": "CER points", "reason": f"{evil} is read worse."}
+    summary["verdict"] |= {"reason": evil, "lines": [line]}
+    summary["starts"][0] |= {"verdict": "baseline", "cer": dict.fromkeys(("quarter", "half", "all"), rate(0.06))}
+    page = model_card.shown(summary | {"notes": [evil]})
+    escaped = r"a \| b \[x\](http://evil.example) &lt;b&gt; &amp; \`c\` \[U+202E\]\# d"
+    assert f"**first**: {escaped}" in page and f"\n- {escaped}" in page
+    assert f"- **source {escaped}**: hold (value 1.23, limit 0.5; CER points). {escaped} is read worse.\n" in page
 
 
 def test_sources_are_counted_by_use_and_licence_of_the_lines_that_are_read(tmp_path, monkeypatch):

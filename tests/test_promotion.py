@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+import servers
+from browsing import mlflow_ui
 
 from maskocr_core import auditing, promotion
 from maskocr_core.config import Registry
@@ -598,3 +601,69 @@ def test_an_audit_without_mlflow_says_the_mend():
         MASKOCR_LEDGER="decisions",
     )
     assert done.returncode == 2 and "start it, or set MLFLOW_TRACKING_URI" in done.stderr
+
+
+# As the MLflow UI shows it
+
+
+def test_the_page_of_the_model_follows_the_ledger_and_keeps_what_people_wrote(client, candidate):
+    client.update_registered_model(REGISTRY.model, "Reads parish registers.")
+    promotion.promote(REGISTRY, candidate("first"), "the first one")
+    page = client.get_registered_model(REGISTRY.model).description
+    assert page.startswith("Reads parish registers.") and "**Version 1**" in page and "the first one" in page
+    client.update_registered_model(REGISTRY.model, "Reads parish registers.")  # as a command that died leaves it
+    auditing.audit(REGISTRY)
+    assert client.get_registered_model(REGISTRY.model).description == page
+
+
+@pytest.mark.services
+@pytest.mark.browser
+def test_the_ui_shows_a_promotion_a_refusal_an_override_a_move_made_in_it_and_a_roll_back(candidate, tmp_path):
+    from playwright.sync_api import expect
+
+    backend = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    with (
+        servers.mlflow(tmp_path / "server", backend, str(tmp_path / "artifacts"), {}) as address,
+        mlflow_ui(address) as tab,
+    ):
+
+        def shown(champion: str, *rows: str) -> None:
+            """That the pages of the model and of its versions say who is champion, and the former these rows, the last first."""
+            tab.goto("#/models")  # so that the page is read anew
+            expect(tab.get_by_role("link", name=REGISTRY.model, exact=True)).to_be_visible()
+            tab.goto(f"#/models/{REGISTRY.model}")
+            expect(tab.get_by_text(f"Version {champion} since ")).to_be_visible()
+            told = tab.get_by_role("listitem").filter(has_text=re.compile(r"^\d{4}-\d\d-\d\dT"))
+            for place, row in enumerate(rows):
+                expect(told.nth(place)).to_contain_text(row)
+            of_champion = tab.get_by_role("row").filter(has=tab.get_by_text("@ champion"))
+            expect(of_champion).to_have_count(1)
+            expect(of_champion.get_by_role("link", name=f"Version {champion}", exact=True)).to_be_visible()
+
+        promotion.promote(REGISTRY, candidate("first"), "the first one")
+        shown("1", "promotion 1 (first), archivist: the first one", "verdict 1 (first)")
+
+        held = candidate("hold")
+        refused(promotion.promote, REGISTRY, held, "it is newer")
+        shown("1", "verdict 2 against 1 (hold), archivist: The gate says hold.", "promotion 1")
+
+        promotion.promote(REGISTRY, held, "reads the new hand", override=True)
+        shown("2", "promotion, override 1 → 2 (hold), archivist: reads the new hand", "verdict 2")
+
+        tab.goto(f"#/models/{REGISTRY.model}/versions/1")
+        tab.get_by_title("Edit aliases").click()
+        dialog = tab.get_by_role("dialog")
+        dialog.get_by_role("combobox").fill("champion")
+        dialog.get_by_role("combobox").press("Enter")
+        dialog.get_by_role("button", name="Save aliases").click()
+        expect(tab.get_by_text("@ champion")).to_be_visible()
+        expect(dialog).to_be_hidden()
+        assert flags() == {5: ("no reason",)}
+        shown("1", "seen 2 → 1 (first), unknown: no reason yet", "promotion, override 1 → 2")
+
+        promotion.confirm(REGISTRY, "the board wants the old one")
+        shown("1", "confirmation of 5 1, archivist: the board wants the old one", "seen 2 → 1 (first), unknown:")
+
+        promotion.promote(REGISTRY, candidate("promote"), "reads long lines")
+        promotion.roll_back(REGISTRY, "drops the last letter")
+        shown("1", "rollback 3 → 1 (first), archivist: drops the last letter", "promotion 1 → 3 (promote)")

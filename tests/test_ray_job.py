@@ -112,7 +112,7 @@ def test_the_command_line_of_the_job_pre_trains_an_encoder_where_it_is_handed_in
     monkeypatch.delenv("MASKOCR_MAP")
     with nodes.one_node(jobs=servers.free_ports(1)) as address:
         client = JobSubmissionClient(address)
-        name, deadline = client.submit_job(entrypoint=entrypoint), time.monotonic() + PATIENCE
+        name, deadline = nodes.submitted(client, entrypoint), time.monotonic() + PATIENCE
         while not (status := client.get_job_status(name)).is_terminal() and time.monotonic() < deadline:
             time.sleep(0.5)
         said = client.get_job_logs(name)

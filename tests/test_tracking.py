@@ -95,8 +95,9 @@ def test_the_version_says_verdict_start_and_data(tracked, registration, road):
     assert version.tags["verdict"] == "first" and version.tags["start"] == registration["start"]
     assert version.tags["data_version"] == Artifact(road["lines"]).version
     assert "CER" in version.description
+    said = version.description.replace("\\", "")  # which keep Markdown from reading a name as markup
     for line in json.loads((road["evaluation"] / "summary.json").read_text())["verdict"]["lines"]:
-        assert f"**{line['name']}**: {line['verdict']}" in version.description and line["reason"] in version.description
+        assert f"**{line['name']}**: {line['verdict']}" in said and line["reason"] in said
 
 
 def test_the_version_brings_its_card_its_settings_and_the_sources_with_their_licences(tracked, registration, road):

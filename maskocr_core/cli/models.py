@@ -147,13 +147,7 @@ def _print_table(found: Audit) -> None:
 
     table = Table("#", "when", "what", "version", "verdict", "who", "why", "flagged")
     for entry, flags in ((row.entry, row.flags) for row in found.rows):
-        what = (
-            entry.kind + (f" of {entry.confirms}" if entry.confirms else "") + (", override" if entry.override else "")
-        )
-        version = entry.version or "none"
-        if entry.replaces:
-            version = f"{entry.replaces} → {version}"
-        cells = (str(entry.number), entry.when, what, version, entry.verdict or "", entry.who, entry.reason)
+        cells = (str(entry.number), entry.when, entry.what, entry.change, entry.verdict or "", entry.who, entry.reason)
         table.add_row(*(Text(spelled_out(cell)) for cell in cells), Text("; ".join(flags), "bold"))
     console = Console(highlight=False, markup=False)
     console.print(table)

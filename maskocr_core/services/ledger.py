@@ -60,6 +60,19 @@ class Entry:
     previous: str = ""
     format_version: int = FORMAT_VERSION
 
+    @property
+    def what(self) -> str:
+        """What it is, in words: `promotion, override`, `confirmation of 7`."""
+        return self.kind + (f" of {self.confirms}" if self.confirms else "") + (", override" if self.override else "")
+
+    @property
+    def change(self) -> str:
+        """The version it is about and the other one: `1 → 3` of a move, `3 against 1` of a verdict."""
+        version = self.version or "none"
+        if not self.replaces:
+            return version
+        return f"{version} against {self.replaces}" if self.kind == "verdict" else f"{self.replaces} → {version}"
+
 
 @dataclass(frozen=True)
 class Book:

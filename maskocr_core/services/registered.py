@@ -12,6 +12,8 @@ from typing import Any
 from maskocr_core.config import Registry
 from maskocr_core.services.tracking import connection, or_absent, uri
 
+DESCRIPTION = 5000  # characters that MLflow's tables hold; PostgreSQL refuses more
+
 
 def version_with(registry: Registry, tags: dict[str, str]) -> str | None:
     """The latest version of the registered model that has all these tags, or None."""
@@ -71,11 +73,11 @@ def log_model(
 def describe_version(
     registry: Registry, version: str, tags: dict[str, str], description: str, alias: str | None
 ) -> None:
-    """Tags, text and alias of a model version."""
+    """Tags, text and alias of a model version. description: Markdown; what MLflow has no room for is left out at its end."""
     client = connection()
     for name, value in tags.items():
         client.set_model_version_tag(registry.model, version, name, value)
-    client.update_model_version(registry.model, version, description)
+    client.update_model_version(registry.model, version, _fitting(description))
     if alias:
         client.set_registered_model_alias(registry.model, alias, version)
 
@@ -107,9 +109,30 @@ def tag_model(registry: Registry, name: str, value: str) -> None:
         connection().set_registered_model_tag(registry.model, name, value)
 
 
+def model_description(registry: Registry) -> str:
+    """What the page of the registered model says; nothing where there is no such model."""
+    with or_absent():
+        return connection().get_registered_model(registry.model).description or ""
+    return ""
+
+
+def describe_model(registry: Registry, description: str) -> None:
+    """Write Markdown of at most `DESCRIPTION` characters on the page of the registered model, if there is one."""
+    with or_absent():
+        connection().update_registered_model(registry.model, description)
+
+
 def move_alias(registry: Registry, alias: str, version: str) -> None:
     """Let an alias of the registered model point to a version, whatever it pointed to: MLflow compares nothing."""
     connection().set_registered_model_alias(registry.model, alias, version)
+
+
+def _fitting(description: str) -> str:
+    """The description, cut off at the end of a line where MLflow has no room for all of it."""
+    if len(description) <= DESCRIPTION:
+        return description
+    ending = "\n\n… the rest is in the report."
+    return description[: DESCRIPTION - len(ending)].rpartition("\n")[0] + ending
 
 
 def resolved(model_uri: str) -> str:

@@ -37,6 +37,7 @@ def register(
     from maskocr_core import artifacts, promotion
     from maskocr_core.artifacts import Artifact
     from maskocr_core.data import lines as schema
+    from maskocr_core.judging import model_card
     from maskocr_core.services import compared, notify, registered, tracking
     from maskocr_core.training import papers, reading
 
@@ -72,9 +73,8 @@ def register(
             lambda output: _demand_same(wanted, output),
             same,
         )
-        tags, description = _described(summary)
         alias = None if verdict["verdict"] == "hold" else "challenger"
-        registered.describe_version(config.registry, version, tags, description, alias)
+        registered.describe_version(config.registry, version, _tags(summary), model_card.shown(summary), alias)
         promotion.record_verdict(
             config.registry, version, verdict["verdict"], digest, verdict["reason"], alias, summary["champion"]
         )
@@ -136,29 +136,13 @@ def _demand_same(wanted: pd.DataFrame, output: pd.DataFrame) -> None:
         )
 
 
-def _described(summary: dict) -> tuple[dict[str, str], str]:
-    """What a person sees on the model version's page: tags and text."""
-    from maskocr_core.judging import comparison
-
-    candidate, verdict = summary["candidate"], summary["verdict"]
-    tags = {
-        "verdict": verdict["verdict"],
-        "start": candidate,
+def _tags(summary: dict) -> dict[str, str]:
+    """What people find and compare model versions by."""
+    return {
+        "verdict": summary["verdict"]["verdict"],
+        "start": summary["candidate"],
         "seed": str(summary["candidate_seed"]),
         "data_version": summary["data_version"],
         "judged_against": summary["champion"] or "",
         "test_cer": f"{summary['candidate_cer']['value']:.4f}",
     }
-    lines = "".join(
-        f"\n- **{line['name']}**: {line['verdict']}{_numbers(line)}. {line['reason']}" for line in verdict["lines"]
-    )
-    notes = "".join(f"\n- {note}" for note in summary["notes"])
-    table = comparison.table(summary)
-    return tags, f"**{verdict['verdict']}**: {verdict['reason']}\n\n```\n{table}\n```\n{lines}\n{notes}"
-
-
-def _numbers(line: dict) -> str:
-    """Value, bound and limit of a line of the verdict, those that it has; CER in points."""
-    factor = 100 if line["unit"] in ("CER points", "ECE") else 1
-    said = [f"{name} {factor * line[name]:.3g}" for name in ("value", "bound", "limit") if line[name] is not None]
-    return f" ({', '.join(said)}; {line['unit']})" if said else ""

@@ -187,14 +187,12 @@ def test_a_decision_that_hangs_on_one_weight_is_told_with_that_weight():
     assert "classes.digit × 0.5 (cheaper)" in found.reason
 
 
-def test_every_weight_is_halved_and_doubled_and_review_only_where_lines_are_reviewed():
+def test_every_weight_is_halved_and_doubled():
     weights = weighing(AMOUNT | {"fatal": True})
-    masks = tuple(np.arange(10)[None] < count for count in (2, 5))
     names = {f"classes.{name}" for name in PLAIN} | {"fields.amount", "fatal_cost"}
-    for reviewed, more in ((None, set()), (masks, {"review_cost"})):
-        found = cost.sensitivity(REFERENCES, [DIGIT_WRONG], [LETTERS_WRONG], DOCUMENTS, weights, reviewed)
-        changes = [(change.weight, change.factor) for change in found.changes]
-        assert sorted(changes) == sorted((name, factor) for name in names | more for factor in (0.5, 2.0))
+    found = cost.sensitivity(REFERENCES, [DIGIT_WRONG], [LETTERS_WRONG], DOCUMENTS, weights)
+    changes = [(change.weight, change.factor) for change in found.changes]
+    assert sorted(changes) == sorted((name, factor) for name in names for factor in (0.5, 2.0))
 
 
 def test_changes_are_what_files_with_those_weights_would_give():
@@ -206,23 +204,22 @@ def test_changes_are_what_files_with_those_weights_would_give():
     assert (change.value, change.low, change.high) == pytest.approx((expected.value, expected.low, expected.high))
 
 
-def test_reviewed_lines_cost_their_review_on_either_side():
-    everywhere = (np.ones((1, 10), dtype=bool), np.zeros((1, 10), dtype=bool))
-    found = cost.sensitivity(REFERENCES, [DIGIT_WRONG], [REFERENCES], DOCUMENTS, weighing(), everywhere)
-    values = {change.factor: change.value for change in found.changes if change.weight == "review_cost"}
-    assert values == {0.5: 2.5, 2.0: 10.0}
+def test_a_review_is_chosen_on_validation_lines_judged_on_test_lines_and_its_cost_halved_and_doubled():
+    weights = weighing()  # a review costs 5
+    chosen_on = np.array([0.1, 0.2, 0.9, 0.95]), np.array([20.0, 4.0, 0.0, 0.0])
+    judged_on = np.array([0.15, 0.5, 0.8, 0.99]), np.array([8.0, 2.0, 1.0, 0.0])
+    as_given, halved, doubled = cost.review(chosen_on, judged_on, ["a", "b", "c", "d"], weights)
+    assert [row.factor for row in (as_given, halved, doubled)] == [1.0, 0.5, 2.0]
+    # At 5 the second line's errors (4) are cheaper than its review, at 2.5 they are not.
+    assert (as_given.threshold, as_given.share, as_given.cost.value) == (0.2, 0.25, (5 + 2 + 1 + 0) / 4)
+    assert (halved.threshold, halved.share, halved.cost.value) == (0.9, 0.75, (3 * 2.5 + 0) / 4)
+    assert (doubled.threshold, doubled.share, doubled.cost.value) == (0.2, 0.25, (10 + 2 + 1 + 0) / 4)
 
 
 def test_too_few_documents_give_changes_without_bounds_that_json_can_hold():
     found = cost.sensitivity(REFERENCES, [DIGIT_WRONG], [LETTERS_WRONG], ["a"] * 10, weighing())
     assert found.decision == "too few documents" and found.holds and found.changes[0].low is None
     json.dumps(asdict(found), allow_nan=False)
-
-
-def test_reviewed_lines_of_another_shape_are_refused():
-    with pytest.raises(ValueError, match=r"\(1, 9\), not \(1, 10\): seeds by lines"):
-        masks = (np.ones((1, 9)), np.ones((1, 10)))
-        cost.sensitivity(REFERENCES, [DIGIT_WRONG], [LETTERS_WRONG], DOCUMENTS, weighing(), masks)
 
 
 def test_the_page_on_costs_shows_what_its_code_prints(monkeypatch):

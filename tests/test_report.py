@@ -115,6 +115,34 @@ def test_rates_stand_in_percent_with_their_interval(summary, tmp_path):
     assert "<b>8.00</b><br><small>7.00 to 9.00</small>" in html and "−2.10" in html and "42.5" in html
 
 
+def test_usable_confidence_comes_with_its_table_and_what_reviews_of_three_prices_come_to(summary, tmp_path):
+    review = [
+        {"factor": factor, "threshold": threshold, "share": share, "cost": rate(cost, 0.5), "unit": "wrong letters"}
+        for factor, threshold, share, cost in ((1.0, 0.8, 0.4, 2.0), (0.5, None, 1.0, 1.5), (2.0, 0.0, 0.0, 3.0))
+    ]
+    summary["calibration"] = {
+        "usable": True,
+        "reason": "",
+        "known_documents": 0,
+        "ece": rate(0.012, 0.004),
+        "chance": 0.02,
+        "brier": rate(0.09),
+        "auroc": rate(0.94),
+        "exact": rate(0.3),
+        "table": [{"sentence": "at 1 % accepted-line error 62 % [58, 66] need no person"}],
+        "review": review,
+    }
+    html = rendered(summary, tmp_path)
+    assert "<li>at 1 % accepted-line error 62 % [58, 66] need no person</li>" in html
+    costs = "A line then costs {} wrong letters [{}, {}].</p>".format
+    assert "lines below a confidence of 0.80 go to a person (40 % of them). " + costs("2.00", "1.50", "2.50") in html
+    assert "Were a review half as dear: a person reads every line. " + costs("1.50", "1.00", "2.00") in html
+    assert "Were it twice as dear: no line goes to a person. " + costs("3.00", "2.50", "3.50") in html
+    summary["calibration"] |= {"usable": False, "reason": "only 3 of 40 lines read exactly", "review": None}
+    html = rendered(summary, tmp_path)
+    assert "<b>Not usable:</b> only 3 of 40 lines read exactly." in html and "go to a person" not in html
+
+
 def test_the_report_loads_nothing_from_anywhere(summary, tmp_path):
     for tag, attributes in Page(rendered(summary, tmp_path)).tags:
         assert tag not in ("script", "link", "iframe", "object", "base")

@@ -57,10 +57,23 @@ class ThresholdChoice:
 
 
 @dataclass(frozen=True)
+class Review:
+    """What a line costs where those below a threshold go to a person, with the review cost multiplied by a factor.
+
+    threshold: as in `Threshold`. share: of the lines that are judged, which a person reads. cost: per line of all lines.
+    """
+
+    factor: float
+    threshold: float | None
+    share: float
+    cost: Interval
+
+
+@dataclass(frozen=True)
 class Change:
     """The difference in expected cost, candidate minus other, with one weight multiplied by a factor.
 
-    weight: `classes.digit`, `fields.amount`, `fatal_cost` or `review_cost`. low, high: None where documents are too
+    weight: `classes.digit`, `fields.amount` or `fatal_cost`. low, high: None where documents are too
     few. flips: whether the decision is another one than with the weights as given.
     """
 
@@ -170,41 +183,53 @@ def cost_by_threshold(confidences: np.ndarray, costs: np.ndarray, weights: Weigh
     return ThresholdChoice(point(best), tuple(point(place) for place in sorted(shown)))
 
 
+def review(
+    chosen_on: tuple[np.ndarray, np.ndarray],
+    judged_on: tuple[np.ndarray, np.ndarray],
+    documents: Sequence[str],
+    weights: Weights,
+    confidence: float = 0.95,
+    min_documents: int = MIN_DOCUMENTS,
+) -> tuple[Review, ...]:
+    """What reviewing the less confident lines comes to, with the review cost as given, then halved and doubled.
+
+    chosen_on, judged_on: confidences and costs, (N,) each, of the validation lines that the cheapest threshold is chosen
+    on, and of the test lines that it is judged on. documents: of the latter. Raises ValueError as `cost_by_threshold`
+    and `expected_cost` do.
+    """
+    found = []
+    for factor in (1.0, 0.5, 2.0):
+        varied = weights.model_copy(update={"review_cost": factor * weights.review_cost})
+        threshold = cost_by_threshold(*chosen_on, varied).best.threshold
+        costs = reviewed_costs(*judged_on, threshold, varied)
+        share = float(np.mean(judged_on[0] < (math.inf if threshold is None else threshold)))
+        found.append(Review(factor, threshold, share, expected_cost(costs, documents, confidence, min_documents)))
+    return tuple(found)
+
+
 def sensitivity(
     references: Sequence[str],
     candidate: Sequence[Sequence[str]],
     other: Sequence[Sequence[str]],
     documents: Sequence[str],
     weights: Weights,
-    reviewed: tuple[np.ndarray, np.ndarray] | None = None,
     confidence: float = 0.95,
     min_documents: int = MIN_DOCUMENTS,
 ) -> Sensitivity:
     """Does the decision between candidate and other hang on a weight? Each one is halved and doubled, alone.
 
-    references, documents: of N lines. candidate, other: one list of N readings for each seed. reviewed: which lines go
-    to a person, two arrays (seeds, N) of bool for candidate and other; without them the review cost plays no part.
-    Raises ValueError as `line_costs` and `cost_difference` do, and for arrays of other shapes.
+    references, documents: of N lines. candidate, other: one list of N readings for each seed. It is of errors alone;
+    what a review costs is varied by `review`. Raises ValueError as `line_costs` and `cost_difference` do.
     """
     sides = [[_edits(references, texts, weights) for texts in readings] for readings in (candidate, other)]
-    if reviewed is None:
-        masks = [np.zeros((len(side), len(references)), dtype=bool) for side in sides]
-    else:
-        masks = [np.asarray(mask, dtype=bool) for mask in reviewed]
-    for side, mask in zip(sides, masks):
-        if mask.shape != (len(side), len(references)):
-            raise ValueError(f"reviewed lines are {mask.shape}, not {(len(side), len(references))}: seeds by lines")
 
     def difference(changed: Weights) -> Difference:
-        costs = (
-            np.mean([np.where(went, changed.review_cost, _priced(seed, changed)) for seed, went in zip(*side)], axis=0)
-            for side in zip(sides, masks)
-        )
+        costs = (np.mean([_priced(seed, changed) for seed in side], axis=0) for side in sides)
         return cost_difference(*costs, documents, confidence, min_documents)
 
     decision = _decision(difference(weights))
     changes = []
-    for name, factor, changed in _variants(weights, reviewed is not None):
+    for name, factor, changed in _variants(weights):
         found = difference(changed)
         low, high = (None if math.isnan(bound) else bound for bound in (found.low, found.high))
         verdict = _decision(found)
@@ -254,9 +279,8 @@ def _class_of(character: str) -> int:
     return CLASSES.index(name)
 
 
-def _variants(weights: Weights, with_review: bool) -> Iterator[tuple[str, float, Weights]]:
+def _variants(weights: Weights) -> Iterator[tuple[str, float, Weights]]:
     """Each weight in turn, halved and doubled: its name, the factor, and all weights with it."""
-    totals = ["fatal_cost"] * any(field.fatal for field in weights.fields) + ["review_cost"] * with_review
     for factor in (0.5, 2.0):
         for name in CLASSES:
             changed = weights.classes.model_copy(update={name: factor * getattr(weights.classes, name)})
@@ -265,8 +289,8 @@ def _variants(weights: Weights, with_review: bool) -> Iterator[tuple[str, float,
             fields = list(weights.fields)
             fields[place] = field.model_copy(update={"weight": factor * field.weight})
             yield f"fields.{field.name}", factor, weights.model_copy(update={"fields": tuple(fields)})
-        for name in totals:
-            yield name, factor, weights.model_copy(update={name: factor * getattr(weights, name)})
+        if any(field.fatal for field in weights.fields):
+            yield "fatal_cost", factor, weights.model_copy(update={"fatal_cost": factor * weights.fatal_cost})
 
 
 def _decision(difference: Difference) -> Decision:

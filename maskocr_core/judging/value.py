@@ -44,7 +44,7 @@ def costs(
         _means(test, candidate, weights), _means(test, other, weights), test.documents, *settings
     )
     moved = cost.sensitivity(
-        test.references, candidate.by_mark["all"], other.by_mark["all"], test.documents, weights, None, *settings
+        test.references, candidate.by_mark["all"], other.by_mark["all"], test.documents, weights, *settings
     )
     found |= {
         "against": other.start,

@@ -257,16 +257,14 @@ def confidence(
         # The cheapest threshold is chosen where the calibration was fitted, and judged here.
         validation = inputs.of_split("val", config.data)
         texts, raw = calibrating.readings(recognizer, facts, validation, "evaluate validation lines")
-        costs = cost.line_costs(validation.texts, texts, weights)
-        threshold = cost.cost_by_threshold(_calibrated(fitted, raw), costs, weights).best.threshold
-        costs = cost.line_costs(source.texts, candidate.by_mark["all"][0], weights)
-        reviewed = cost.reviewed_costs(probabilities, costs, threshold, weights)
-        said["review"] = {
-            "threshold": threshold,
-            "share": float(np.mean(probabilities < (np.inf if threshold is None else threshold))),
-            "cost": finite(asdict(cost.expected_cost(reviewed, source.documents, *settings))),
-            "unit": weights.unit,
-        }
+        reviews = cost.review(
+            (_calibrated(fitted, raw), cost.line_costs(validation.texts, texts, weights)),
+            (probabilities, cost.line_costs(source.texts, candidate.by_mark["all"][0], weights)),
+            source.documents,
+            weights,
+            *settings,
+        )
+        said["review"] = [finite(asdict(row)) | {"unit": weights.unit} for row in reviews]
     plot = assessment.plot(assessed) if usable else b""
     return Trust(said, gate.calibration(usable, ece, config.gate.ece, reason), plot)
 

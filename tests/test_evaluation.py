@@ -33,9 +33,11 @@ SWEEP = [
 @pytest.fixture(scope="module")
 def judged(road, raw, tmp_path_factory):
     """The road from ingest on once more, with protected lines, three budgets and two seeds, against a champion."""
-    root, protected = tmp_path_factory.mktemp("judged"), tmp_path_factory.mktemp("old")
-    rows = rendered.rows(documents=5, lines=4, split="test", source="older", seed=21)
-    rendered.parquet(protected / "test.parquet", rows)
+    root, protected = tmp_path_factory.mktemp("judged"), []
+    for source, documents in (("older", 5), ("letters", 2)):
+        protected.append(str(tmp_path_factory.mktemp(source)))
+        rows = rendered.rows(documents=documents, lines=4, split="test", source=source, seed=21 + documents)
+        rendered.parquet(Path(protected[-1]) / "test.parquet", rows)
     settings = config.load("smoke", SWEEP)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MASKOCR_WORK", str(root / "stages"))
@@ -43,7 +45,7 @@ def judged(road, raw, tmp_path_factory):
         patch.setenv("MASKOCR_RUN", "judged")
         patch.setenv("MASKOCR_MAP", "inline")
         patch.chdir(root)
-        run_stage("ingest", settings, raw, root, protected_uris=str(protected))
+        run_stage("ingest", settings, raw, root, protected_uris=",".join(protected))
         for name in ("validate", "fit"):
             run_stage(name, settings, raw, root)
         artifacts.publish(road["encoder"], root / "encoder")
@@ -58,11 +60,11 @@ def judged(road, raw, tmp_path_factory):
 
 def test_protected_lines_are_a_split_of_their_own_that_nothing_is_trained_on(judged):
     lines = Artifact(judged["root"] / "lines")
-    assert lines.metrics["protected_test"] == 20
+    assert lines.metrics["protected_test"] == 5 * 4 + 2 * 4
     saw = json.loads((judged["root"] / "recognizers/transfer-4/saw.json").read_text())["documents"]
     owned = read_table(lines, "documents.parquet").to_pylist()
-    older = {digest(row["source"], row["document_id"]) for row in owned if row["source"] == "older"}
-    assert older and not older & set(saw)
+    old = {digest(row["source"], row["document_id"]) for row in owned if row["source"] in ("older", "letters")}
+    assert len(old) == 7 and not old & set(saw)
 
 
 def test_every_budget_has_a_row_with_each_seed_and_the_largest_stands_for_the_start(judged):
@@ -115,7 +117,8 @@ def test_only_where_documents_are_torn_is_confidence_fitted_on_known_ones(judged
 
 def test_old_domains_are_read_before_and_after(judged):
     rows = {(row["set"], row["start"]): row for row in judged["first"]["forgetting"]}
-    assert set(rows) == {(name, start) for name in ("older", "other (transfer)") for start in ("scratch", "transfer")}
+    names = ("older", "letters", "other (transfer)")
+    assert set(rows) == {(name, start) for name in names for start in ("scratch", "transfer")}
     assert rows["other (transfer)", "scratch"]["before"] is None
     row = rows["other (transfer)", "transfer"]
     change = row["after"]["value"] - row["before"]["value"]
@@ -134,7 +137,8 @@ def test_against_a_champion_every_check_has_its_line(judged):
     lines = {line["name"]: line for line in verdict["lines"]}
     assert verdict["lines"][0]["reason"].find("the champion") > 0
     assert lines["no leak"]["verdict"] == "holds" and lines["expected cost"]["unit"] == "cost"
-    assert lines["older"]["verdict"] in ("holds", "undecided", "broken")
+    assert lines["older"]["verdict"] in ("holds", "undecided", "broken") and lines["older"]["blocks"]
+    assert lines["letters"]["verdict"] == "too small" and not lines["letters"]["blocks"]
     # The candidate is the champion: of the same reading nothing can differ, in a slice as in the whole.
     for name in ("length=medium", "contrast=lowest third"):
         assert lines[name]["verdict"] in ("holds", "too small") and lines[name]["value"] == 0

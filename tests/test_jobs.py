@@ -25,7 +25,10 @@ INPUTS = ("lines", "selection", "codebook")
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("root")
-    lines = packed.pack(folder, {"unlabeled": packed.short_lines(16, seed=0)})
+    counts = {"unlabeled": 16, "train": 16, "val": 8}
+    lines = packed.pack(
+        folder, {split: packed.short_lines(count, seed=seed) for seed, (split, count) in enumerate(counts.items())}
+    )
     packed.quantized(folder / "codebook", lines, config.load("smoke"))
     return folder
 
@@ -52,6 +55,22 @@ def test_a_stage_runs_as_a_job_and_leaves_what_it_leaves_here(root, server, tmp_
     assert figures["steps"] == 8
     one, other = (Artifact(tmp_path / name).read_bytes("encoder.safetensors") for name in ("here", "there"))
     assert one == other
+
+
+@pytest.mark.cluster
+def test_fine_tuning_as_a_job_leaves_the_recognisers_that_it_leaves_here(root, server, tmp_path, monkeypatch):
+    pretrain(root, tmp_path / "encoder")
+    starts = 'sweep.starts=["scratch", "pretrained"]'
+    settings = config.load("smoke", [starts, "sweep.jobs=0", "sweep.steps=4", "sweep.budgets=[16]"])
+    given = {"lines": root / "lines", "selection": root / "selection", "encoder": tmp_path / "encoder"}
+    stages.get("finetune")(settings, **given, recognizers_out=tmp_path / "here")
+    monkeypatch.setenv("RAY_ADDRESS", server)
+    monkeypatch.setenv("MASKOCR_WORK", str(tmp_path / "elsewhere"))
+    stages.get("finetune")(settings, **given, recognizers_out=tmp_path / "there")
+    here, there = (Artifact(tmp_path / name) for name in ("here", "there"))
+    weights = here.names(suffix="all/recognizer.safetensors")
+    assert len(weights) == 2 and weights == there.names(suffix="all/recognizer.safetensors")
+    assert [here.read_bytes(name) for name in weights] == [there.read_bytes(name) for name in weights]
 
 
 @pytest.mark.cluster

@@ -115,7 +115,7 @@ class Archive:
     def moves_in_the_ui(self, version: int) -> None:
         os.environ["MLFLOW_TRACKING_URI"] = self.tracking
         registered.move_alias(Registry(), "champion", str(version))
-        self.say(f"# somebody moves the alias to version {version} in the MLflow UI\n")
+        self.say(f"# somebody moves the alias to version {version} in MLflow itself, as its UI does\n")
 
     def write(self, name: str) -> None:
         """What was said since the last time, with the commit that said it."""

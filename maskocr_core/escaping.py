@@ -6,12 +6,15 @@ https://trojansource.codes) are spelled out.
 
 from __future__ import annotations
 
+import html
+import re
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 _MARKUP = str.maketrans({one: f"\\{one}" for one in "\\`*_[]|#"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
+_ESCAPED = re.compile(r"\\([\\`*_\[\]|#])|&(?:lt|gt|amp);")
 _JOINERS = "\u200c\u200d"  # format characters that Persian and Indic spelling needs
 
 
@@ -24,7 +27,7 @@ def environment(folder: Path, kept: str = "") -> Any:
 
 def markdown(folder: Path) -> Any:
     """A jinja2 environment of Markdown templates: in every value what Markdown reads as markup is escaped, control characters
-    are spelled out; the filter `code` is for values between backticks. Nothing is undefined.
+    are spelled out; the filter `code` is for values between backticks, `block` for those between fences. Nothing is undefined.
     """
     from markupsafe import Markup
 
@@ -33,7 +36,18 @@ def markdown(folder: Path) -> Any:
 
     made = _environment(folder, escaped, autoescape=False)  # `<` is among what is escaped
     made.filters["code"] = lambda value: Markup(spelled_out(value).replace("`", "'"))
+    made.filters["block"] = lambda value: Markup(spelled_out(value, "\n").replace("`", "'"))
     return made
+
+
+def unescaped(text: str) -> tuple[str, list[int]]:
+    """Markdown with its escapes undone, and where each of these characters stands in `text`, then the end of that."""
+    plain, places, end = [], [], 0
+    for match in _ESCAPED.finditer(text):
+        plain += [*text[end : match.start()], match[1] or html.unescape(match[0])]
+        places += range(end, match.start() + 1)
+        end = match.end()
+    return "".join(plain) + text[end:], [*places, *range(end, len(text) + 1)]
 
 
 def _environment(folder: Path, told: Callable[[str], str], autoescape: bool) -> Any:

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from typing import Literal
 
-from maskocr_core import history
+from maskocr_core import champions
 from maskocr_core.config import Registry
 from maskocr_core.services import ledger, registered
 from maskocr_core.services.ledger import Book, Entry
@@ -264,13 +264,19 @@ def _written(registry: Registry, entry: Entry) -> Entry:
 
 
 def _tell_people(registry: Registry) -> None:
-    """Bring the page of the registered model up to date, where it is not."""
-    entries, so_far = ledger.read(ledger.place()).entries, registered.model_description(registry)
+    """Bring the page of the registered model up to date, where it is not. What was decided stands without it."""
+    entries = ledger.read(ledger.place()).entries
     if not any(entry.model == registry.model for entry in entries):
         return
-    description = history.described(entries, registry.model, so_far, registered.DESCRIPTION)
-    if description != so_far:
-        registered.describe_model(registry, description)
+    try:
+        so_far = registered.model_description(registry)
+        description = champions.described(entries, registry.model, so_far, registered.DESCRIPTION)
+        if description != so_far:
+            registered.describe_model(registry, description)
+    except ValueError as error:  # of a server that went away, or that this user may only read from
+        _say(
+            f"the page of {registry.model} in MLflow could not be brought up to date, the next command tries again: {error}"
+        )
 
 
 def _objection(version: str, verdict: Entry | None, tags: dict[str, str], champion: str | None) -> str | None:

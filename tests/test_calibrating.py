@@ -9,11 +9,14 @@ import rendered
 import torch
 
 from maskocr_core import artifacts, config
+from maskocr_core.artifacts import Artifact
+from maskocr_core.judging import weights
+from maskocr_core.judging.comparison import Readings
 from maskocr_core.judging.confidence import calibration
 from maskocr_core.model.recognizer import Recognizer
 from maskocr_core.model.vocabulary import Vocabulary
 from maskocr_core.reader import Reader, read_images
-from maskocr_core.training import calibrating, checkpoint, finetuning
+from maskocr_core.training import calibrating, checkpoint, finetuning, judged
 
 SETTINGS = config.load("smoke")
 LINES = 80
@@ -64,6 +67,32 @@ def test_a_calibration_is_written_beside_the_recognizer_and_comes_back(folder, v
     low, high = calibration.apply(fitted, [0.6, 0.95])
     assert low < 0.1 and high > 0.9
     assert {path.name for path in folder.iterdir()} == {"recognizer.json", "recognizer.safetensors", "calibration.json"}
+
+
+def test_usable_confidence_is_judged_on_test_lines_with_what_reviews_come_to(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(finetuning, "read", reads_half)
+    splits = {"train": 8, "val": LINES, "test": LINES}
+    packs = packed.pack(
+        tmp_path, {split: packed.short_lines(count, seed=seed) for seed, (split, count) in enumerate(splits.items())}
+    )
+    (tmp_path / "trained").mkdir()
+    folder.rename(tmp_path / "trained/all")
+    calibrating.calibrate(tmp_path / "trained/all", packed.source(packs, "val", SETTINGS.data))
+    source = packed.source(packs, "test", SETTINGS.data)
+    texts, confidences = reads_half(None, source, None)
+    candidate = Readings("scratch", {"all": [texts]}, 0, (list(confidences),))
+    inputs = judged.Inputs(Artifact(packs[0]), Artifact(packs[0]), Artifact(packs[1]), tmp_path, None)
+    cheap = weights.load().model_copy(update={"review_cost": 0.01})
+    trust = judged.confidence(inputs, source, candidate, tmp_path / "trained", SETTINGS, cheap)
+    assert trust.said["usable"] and trust.said["exact"]["value"] == 0.5 and trust.plot.startswith(b"\x89PNG")
+    assert trust.check.verdict == "holds" and trust.check.bound <= trust.check.value == trust.said["ece"]["value"]
+    # Half of the lines are wrong and known to be: a person reads these, and nothing is left to cost.
+    reviews = [(row["factor"], row["share"], row["cost"]["value"]) for row in trust.said["review"]]
+    assert reviews == [(factor, 0.5, pytest.approx(0.005 * factor)) for factor in (1.0, 0.5, 2.0)]
+    dear = judged.confidence(
+        inputs, source, candidate, tmp_path / "trained", SETTINGS, cheap.model_copy(update={"review_cost": 100.0})
+    )
+    assert [(row["threshold"], row["share"]) for row in dear.said["review"]] == [(0.0, 0.0)] * 3
 
 
 def test_a_recognizer_that_reads_nothing_is_calibrated_as_unusable_and_read_from_as_before(folder, validation, image):

@@ -219,6 +219,20 @@ def test_a_person_sees_an_example_as_it_stands_on_the_page(learnt):
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(shown["image_png"])))), expected)
 
 
+def test_the_examples_are_a_typical_a_hard_and_the_two_worst_lines_of_the_candidate(learnt):
+    lines = packed.source(learnt[0], "val", SETTINGS.data)
+    wrong = [text + number * "?" for number, text in enumerate(lines.texts)]
+    candidate, other = Readings("here", {"all": [wrong]}), Readings("there", {"all": [lines.texts]})
+    shown = reading.examples(lines, [Readings("here", {"all": [lines.texts]}), other], candidate)
+    rates = sorted(number / len(text) for number, text in enumerate(lines.texts))
+    found = [(len(row["read"]) - len(row["reference"])) / len(row["reference"]) for row in shown[::2]]
+    last = len(rates) - 1
+    wanted = [round(0.5 * last), round(0.9 * last), last - 1, last]
+    assert found == [rates[place] for place in dict.fromkeys(wanted)]
+    assert [row["start_name"] for row in shown] == ["here", "there"] * len(found)
+    assert all(row["read"] == row["reference"] for row in shown[1::2])
+
+
 def test_training_goes_on_from_a_recognizer_of_the_same_direction_and_refuses_another(learnt, tmp_path):
     packs, folder = learnt
     again = finetuning.train(run(4, recognizer=str(folder)), SETTINGS, *packs, tmp_path / "again")

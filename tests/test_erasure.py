@@ -605,7 +605,10 @@ def test_a_name_goes_from_the_settings_of_a_manifest_and_from_a_model_card_and_t
 
 def test_a_name_goes_from_what_the_gate_said_of_a_version_and_other_models_are_left_alone(place, tmp_path):
     lines_of(place, ROWS)
-    client, said = tracking.connection(), f"**{GONE} (transfer)**: holds. **{OTHER}**: holds."
+    client, name = tracking.connection(), "old_letters [of Mrs Kühn]"
+    said = (
+        f"**{GONE} (transfer)**: holds. **{OTHER}**: holds. **old\\_letters \\[of Mrs Kühn\\]**: it \\[holds\\] &lt; 1."
+    )
     for model, tags in (("ours", {"verdict_digest": "a" * 64}), ("theirs", {})):
         client.create_registered_model(model)
         client.create_model_version(model, f"file://{tmp_path}/no-weights", tags=tags)
@@ -613,6 +616,10 @@ def test_a_name_goes_from_what_the_gate_said_of_a_version_and_other_models_are_l
     doomed = doom.resolve(
         repack.shards(Artifact(place / "lines")),
         tombstones.of([tombstones.entry("asked", tombstones.ANY_SOURCE, GONE)]),
+    )
+    escaped = doom.Doomed(doomed.hidden, names={GONE, name})
+    assert redact.markdown_without(said, escaped) == (
+        f"**[forgotten] (transfer)**: holds. **{OTHER}**: holds. **[forgotten]**: it \\[holds\\] &lt; 1."
     )
     assert list(tracked.clean(doomed, "2026-11-27")) == [("model ours", "description of version 1", "rewritten")]
     assert client.get_model_version("ours", "1").description == said.replace(GONE, "[forgotten]")

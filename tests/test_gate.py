@@ -46,6 +46,7 @@ def test_from_six_documents_on_the_sign_flip_test_must_agree(value, documents, p
     comparison = gate.compare("pretrained", "the champion", found)
     assert comparison.verdict == (("better" if value < 0 else "worse") if agrees else "undecided")
     assert agrees or "the sign-flip test does not agree (p = 0.062)" in comparison.reason
+    assert "points are what these lines show four times in five" in comparison.reason
     verdict = gate.decide("pretrained", [], found).verdict
     assert verdict == (("promote" if value < 0 else "hold") if agrees else "undecided")
 
@@ -143,10 +144,13 @@ def test_errors_may_not_cost_more(low, value, high, verdict):
 
 
 def test_confidence_blocks_where_it_is_known_to_be_off_and_is_only_told_where_it_is_unknown():
-    assert gate.calibration(True, 0.05, 0.15, "").verdict == "holds"
-    off = gate.calibration(True, 0.25, 0.15, "")
-    assert (off.verdict, off.blocks) == ("broken", True)
-    unknown = gate.calibration(False, None, 0.15, "only 3 documents")
+    for ece, verdict in ((0.05, "holds"), (0.17, "undecided"), (0.25, "broken")):
+        line = gate.calibration(True, statistics.Interval(ece, ece - 0.04, ece + 0.04, 9), 0.15, "")
+        assert (line.verdict, line.value, line.bound, line.blocks) == (verdict, ece, ece - 0.04, True)
+    few = gate.calibration(True, statistics.Interval(0.05, math.nan, math.nan, 3), 0.15, "")
+    assert (few.verdict, few.bound, few.blocks) == ("too small", None, True)
+    nothing = statistics.Interval(math.nan, math.nan, math.nan, 3)
+    unknown = gate.calibration(False, nothing, 0.15, "only 3 documents")
     assert (unknown.verdict, unknown.blocks) == ("undecided", False) and "only 3 documents" in unknown.reason
 
 

@@ -75,6 +75,8 @@ def test_names_of_strangers_are_no_markup_on_the_page_of_a_version(summary):
     summary["starts"][0] |= {"verdict": "baseline", "cer": dict.fromkeys(("quarter", "half", "all"), rate(0.06))}
     page = model_card.shown(summary | {"notes": [evil]})
     escaped = r"a \| b \[x\](http://evil.example) &lt;b&gt; &amp; \`c\` \[U+202E\]\# d"
+    table = page.split("```")[1].strip().splitlines()
+    assert len(table) == 2 and table[0].startswith("start ") and "6.0 % [5.0–7.0]" in table[1]
     assert f"**first**: {escaped}" in page and f"\n- {escaped}" in page
     assert f"- **source {escaped}**: hold (value 1.23, limit 0.5; CER points). {escaped} is read worse.\n" in page
 

@@ -616,6 +616,28 @@ def test_the_page_of_the_model_follows_the_ledger_and_keeps_what_people_wrote(cl
     assert client.get_registered_model(REGISTRY.model).description == page
 
 
+def test_a_page_that_cannot_be_written_costs_no_decision_and_is_said(client, candidate, monkeypatch, capsys):
+    def away(*arguments):
+        raise ValueError("MLflow does not answer")
+
+    version = candidate("first")
+    with monkeypatch.context() as patch:
+        patch.setattr(registered, "describe_model", away)
+        promotion.promote(REGISTRY, version, "the first one")
+    assert champion() == version and "could not be brought up to date" in capsys.readouterr().err
+    assert "the first one" not in client.get_registered_model(REGISTRY.model).description
+    assert auditing.audit(REGISTRY).clean
+    assert "the first one" in client.get_registered_model(REGISTRY.model).description
+
+
+def test_a_description_that_mlflow_has_no_room_for_is_cut_off_at_the_end_of_a_line(client, candidate):
+    version = candidate("first")
+    registered.describe_version(REGISTRY, version, {}, "- a line of the gate\n" * 400, None)
+    said = client.get_model_version(REGISTRY.model, version).description
+    assert len(said) <= registered.DESCRIPTION and said.endswith("a line of the gate\n\n… the rest is in the report.")
+    assert len(registered.fitting("x" * 9000)) == registered.DESCRIPTION
+
+
 @pytest.mark.services
 @pytest.mark.browser
 def test_the_ui_shows_a_promotion_a_refusal_an_override_a_move_made_in_it_and_a_roll_back(candidate, tmp_path):

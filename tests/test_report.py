@@ -5,6 +5,7 @@ import math
 import re
 from html.parser import HTMLParser
 
+import browsing
 import pytest
 from PIL import Image
 
@@ -138,9 +139,26 @@ def test_usable_confidence_comes_with_its_table_and_what_reviews_of_three_prices
     assert "lines below a confidence of 0.80 go to a person (40 % of them). " + costs("2.00", "1.50", "2.50") in html
     assert "Were a review half as dear: a person reads every line. " + costs("1.50", "1.00", "2.00") in html
     assert "Were it twice as dear: no line goes to a person. " + costs("3.00", "2.50", "3.50") in html
+    # An evaluation of before there were three prices is drawn anew when a line of it is forgotten.
+    summary["calibration"]["review"] = {name: review[0][name] for name in ("threshold", "share", "cost", "unit")}
+    assert "go to a person (40 % of them). " + costs("2.00", "1.50", "2.50") in rendered(summary, tmp_path)
     summary["calibration"] |= {"usable": False, "reason": "only 3 of 40 lines read exactly", "review": None}
     html = rendered(summary, tmp_path)
     assert "<b>Not usable:</b> only 3 of 40 lines read exactly." in html and "go to a person" not in html
+
+
+def test_the_investment_is_judged_with_its_reason_above_the_fold_or_said_to_lack_something(summary, tmp_path):
+    def header(**facts):
+        html = rendered(summary | facts, tmp_path)
+        return html[html.index("<header") : html.index("</header>")]
+
+    row = {"start": "pretrained", "verdict": "go", "reason": "It pays from 900 labels on.", "break_even": None}
+    returns = [row | {"purchase": None}, row | {"start": "transfer", "reason": "Never.", "purchase": None}]
+    said = header(candidate="pretrained", returns=returns, priced=True)
+    assert "pretrained: <b>go</b>" in said and "It pays from 900 labels on." in said and "Never." not in said
+    budgets = [{"start": "pretrained", "budget": budget} | {"cer": rate(0.1)} for budget in (100, 300)]
+    assert "no prices of labels and computing" in header(efficiency=budgets, returns=[], priced=False)
+    assert "held against a start from scratch" in header(efficiency=budgets, returns=[], priced=True)
 
 
 def test_the_report_loads_nothing_from_anywhere(summary, tmp_path):
@@ -148,6 +166,19 @@ def test_the_report_loads_nothing_from_anywhere(summary, tmp_path):
         assert tag not in ("script", "link", "iframe", "object", "base")
         for name in ("src", "href", "srcset", "action", "data"):
             assert attributes.get(name, "data:").startswith("data:")
+
+
+@pytest.mark.browser
+def test_in_a_browser_the_decision_stands_above_the_fold_and_nothing_is_asked_for_or_runs_over(summary, tmp_path):
+    summary["verdict"]["reason"] = "The CER of pretrained is 2.00 points below that of the champion. " * 3
+    rendered(summary, tmp_path)
+    assert browsing.opened(tmp_path / "report.html") == ([(tmp_path / "report.html").as_uri()], [])
+    with browsing.browser() as launched:
+        tab = launched.new_page(viewport={"width": 1280, "height": 720})
+        tab.goto((tmp_path / "report.html").as_uri())
+        header, why = (tab.locator(name).first.bounding_box() for name in ("header", "table"))
+        assert header["y"] + header["height"] < 500 and why["y"] + why["height"] < 720
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 1280
 
 
 def test_no_text_from_outside_acts_as_markup(summary, tmp_path):

@@ -94,12 +94,17 @@ def test_four_documents_can_reach_no_sign_flip_p_below_one_in_eight():
     assert difference.p == difference.smallest_p == 0.125
 
 
+def test_every_sign_flip_of_fifteen_documents_is_tried():
+    difference = statistics.paired_difference([1] * 15, range(2, 17), [50] * 15, list("abcdefghijklmno"))
+    assert difference.p == difference.smallest_p == 2**-14
+
+
 def test_sign_flips_beyond_enumeration_are_drawn_with_a_fixed_seed():
     rng = np.random.default_rng(6)
     a, characters, document = lines_with_a_document_effect(rng, 25)
     b = rng.binomial(characters, 0.08)
     first, second = (statistics.paired_difference(a, b, characters, document) for _ in range(2))
-    assert first == second and first.smallest_p == pytest.approx(2 / 10_001)
+    assert first == second and first.smallest_p == pytest.approx(2 / (2**15 + 1))
 
 
 def test_equal_readings_differ_by_nothing_with_p_1():

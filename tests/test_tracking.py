@@ -55,6 +55,12 @@ def test_one_parent_run_has_one_summary_run_a_start(tracked, registration, road)
         assert run.data.metrics["cer"] == pytest.approx(row["cer"]["all"]["value"])
         assert run.data.params["budget"] == str(row["budget"])
         assert len(run.data.metrics) <= 16
+    made = Artifact(road["recognizers"]).read_json("runs.json")["runs"]
+    for start, above in registration["runs"].items():
+        mine = [own for own in made if own["name"] == start]
+        below = tracked.search_runs([parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{above}'")
+        found = sorted((run.data.params["seed"], run.data.params["learning_rate"]) for run in below)
+        assert found == sorted((str(own["seed"]), str(own["learning_rate"])) for own in mine) and mine
 
 
 def test_the_data_version_that_a_run_used_and_its_report_are_on_the_parent(tracked, registration, road):

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from maskocr_core import escaping
 from maskocr_core.data import images, tombstones
 from maskocr_core.erasure.doomed import Doomed, Owner, in_shard_folder, is_shard
 
@@ -53,6 +54,9 @@ def holds(name: str, file: Any, doomed: Doomed, shown: tuple[str, ...] = ()) -> 
         return without(value, doomed) != value
     if suffix in images.SUFFIXES:
         return doomed.search.in_image(content)
+    if suffix == ".md":
+        said = content.decode("utf-8", "replace")
+        return markdown_without(said, doomed) != said
     return doomed.search.in_page(content.decode("utf-8", "replace"))
 
 
@@ -70,7 +74,7 @@ def cleaned(name: str, content: bytes, doomed: Doomed, date: str) -> bytes | Non
             return None
         return b"{}\n" if value is _DROPPED else as_json(value)
     if suffix == ".md":  # a model card names sources, and most of it is about others
-        return text_without(content.decode("utf-8", "replace"), doomed).encode()
+        return markdown_without(content.decode("utf-8", "replace"), doomed).encode()
     return _STUB.format(date=date).encode() if suffix in PAGES[:2] else None
 
 
@@ -227,11 +231,22 @@ def text_without(text: str, doomed: Doomed) -> str:
     if " ".join(text.split()) in doomed.texts or text in doomed.texts or text in doomed.lines:
         return MARK
     if spans := doomed.search.spans(text):
-        pieces, end = [], 0
-        for begin, stop in spans:
-            pieces += [text[end:begin], MARK]
-            end = stop
-        return "".join([*pieces, text[end:]])
+        return _marked(text, spans)
     if len(text) > 60 and doomed.search.in_page(text):  # an image in base64, or a page inside JSON
         return MARK
     return text
+
+
+def markdown_without(text: str, doomed: Doomed) -> str:
+    """The same for Markdown, where a name may stand escaped."""
+    plain, places = escaping.unescaped(text)
+    spans = [(places[begin], places[end]) for begin, end in doomed.search.spans(plain)]
+    return text_without(_marked(text, spans), doomed)
+
+
+def _marked(text: str, spans: list[tuple[int, int]]) -> str:
+    pieces, end = [], 0
+    for begin, stop in spans:
+        pieces += [text[end:begin], MARK]
+        end = stop
+    return "".join([*pieces, text[end:]])

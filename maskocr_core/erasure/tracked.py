@@ -36,7 +36,7 @@ def clean(doomed: Doomed, date: str, act: bool = True) -> Iterator[tuple[str, st
 
 def _clean_descriptions(doomed: Doomed, act: bool) -> Iterator[tuple[str, str, str]]:
     for model, version, said in logged.descriptions():
-        if (redacted := redact.text_without(said, doomed)) != said:
+        if (redacted := redact.markdown_without(said, doomed)) != said:
             if act:
                 logged.describe(model, version, redacted)
             yield f"model {model}", f"description of version {version}", "rewritten"

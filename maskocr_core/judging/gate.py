@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from maskocr_core.judging.statistics import Bound, Difference
+    from maskocr_core.judging.statistics import Bound, Difference, Interval
 
 AGREES_FROM = 6
 """Documents from which on the exact sign-flip test has to agree with the interval: of five it cannot reach p = 0.05."""
@@ -70,13 +70,14 @@ def compare(name: str, against: str, difference: Difference) -> Comparison:
     if difference.documents >= AGREES_FROM and difference.p > 1 - difference.confidence:
         reason = (
             f"The interval of {name} minus {against} leaves out no difference, but the sign-flip test does not agree "
-            f"(p = {difference.p:.2g}): few documents decide it ({_evidence(difference)}). Label lines of more documents."
+            f"(p = {difference.p:.2g}): few documents decide it ({_evidence(difference)}; {_detectable(difference)}). "
+            "Label lines of more documents."
         )
         return Comparison(name, "undecided", value, bound, reason)
     standing, word = ("better", "below") if high < 0 else ("worse", "above")
     reason = (
         f"The CER of {name} is {_points(value)} points {word} that of {against} ({_evidence(difference)}; "
-        f"{_points(difference.detectable)} points are what these lines show four times in five)."
+        f"{_detectable(difference)})."
     )
     return Comparison(name, standing, value, bound, reason)
 
@@ -118,15 +119,21 @@ def cost(value: float, low: float, high: float, unit: str) -> Comparison:
     return Comparison("expected cost", standing, value, low, reason, unit="cost", blocks=True)
 
 
-def calibration(usable: bool, ece: float | None, limit: float, reason: str) -> Comparison:
-    """Whether the confidence of a read line can be used: the mean distance of probability and truth on the test lines (ECE)."""
-    if not usable or ece is None:
-        return Comparison("confidence", "undecided", ece, None, f"Confidence is not usable: {reason}", limit, "ECE")
-    if ece > limit:
-        told = f"Confidence is off by {100 * ece:.1f} points in the mean, more than the {100 * limit:g} allowed."
-        return Comparison("confidence", "broken", ece, ece, told, limit, "ECE", blocks=True)
-    told = f"Confidence is off by {100 * ece:.1f} points in the mean; {100 * limit:g} are allowed."
-    return Comparison("confidence", "holds", ece, ece, told, limit, "ECE", blocks=True)
+def calibration(usable: bool, ece: Interval, limit: float, reason: str) -> Comparison:
+    """Whether the confidence of a read line can be used: the mean distance of probability and truth on the test lines (ECE).
+
+    As with costs the low end decides: above the limit it is broken. One that is above by less than its interval is undecided.
+    """
+    value, low = (None if math.isnan(number) else number for number in (ece.value, ece.low))
+    if not usable or value is None:
+        return Comparison("confidence", "undecided", value, None, f"Confidence is not usable: {reason}", limit, "ECE")
+    told = f"Confidence is off by {100 * value:.1f} points in the mean"
+    if low is None:
+        told += ", over too few documents for an interval."
+        return Comparison("confidence", "too small", value, None, told, limit, "ECE", blocks=True)
+    told += f" ({100 * low:.1f} to {100 * ece.high:.1f}); {100 * limit:g} are allowed."
+    standing = "broken" if low > limit else "undecided" if value > limit else "holds"
+    return Comparison("confidence", standing, value, low, told, limit, "ECE", blocks=True)
 
 
 def counted(name: str, found: int, reason_if_none: str, reason_if_any: str) -> Comparison:
@@ -197,6 +204,10 @@ def _evidence(difference: Difference) -> str:
         f"{_documents(difference.documents)}; sign-flip p = {difference.p:.2g}, "
         f"no smaller than {difference.smallest_p:.2g} possible"
     )
+
+
+def _detectable(difference: Difference) -> str:
+    return f"{_points(difference.detectable)} points are what these lines show four times in five"
 
 
 def _points(share: float) -> str:

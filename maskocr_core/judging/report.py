@@ -35,6 +35,7 @@ _PARTS = (
     "efficiency",
     "curves",
     "returns",
+    "priced",
     "costs",
     "calibration",
     "confidence_plot",
@@ -62,7 +63,7 @@ def render(summary: dict[str, Any], out: Path) -> None:
       sizes?: as `reading.sizes` makes them
       examples?: [{line_id, start_name, reference, read, image_png: base64 or None}]
       pictures?: [{title, png: base64}] of pre-training;  confidence_plot?: PNG as base64
-      efficiency?, curves?, returns?, costs?, calibration?, forgetting?, slices?, classes?, confusions?: as `comparison`,
+      priced?: whether prices were given;  efficiency?, curves?, returns?, costs?, calibration?, forgetting?, slices?, classes?, confusions?: as `comparison`,
         `value`, `slices` and `calibration` make them; a part that is not given is left out
       fit?: [{source, lines, verdict, weight, coverage, kid_ratio, reasons: [str]}];  notes?: [str]
     A number that is None or nan is shown as a dash. Raises jinja2.UndefinedError or KeyError for a missing key.

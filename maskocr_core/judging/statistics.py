@@ -20,8 +20,8 @@ from typing import Literal
 import numpy as np
 
 MIN_DOCUMENTS = 4
-DRAWS = 10_000
-"""Sign flips drawn where there are more than this many to enumerate (from 14 documents on)."""
+DRAWS = 2**15
+"""Sign flips drawn where there are more than this many to enumerate (from 16 documents on)."""
 POWER = 0.8
 
 

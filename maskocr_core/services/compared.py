@@ -14,6 +14,7 @@ from maskocr_core.config import Registry
 from maskocr_core.services.tracking import answering, connection, experiment_id, now, run_id
 
 
+@answering()
 def log(
     registry: Registry,
     summary: dict[str, Any],

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from maskocr_core.services import tracking
+from maskocr_core.services import registered, tracking
 
 SAW = "artifacts/saw.json"  # in a model's folder: digests of the documents that it was trained on
 _ALL = 3  # also what was deleted in the UI and is still kept
@@ -109,8 +109,8 @@ def descriptions() -> Iterator[tuple[str, str, str]]:
 
 
 def describe(model: str, version: str, description: str) -> None:
-    """Give a model version another description."""
-    tracking.connection().update_model_version(model, version, description)
+    """Give a model version another description, cut off where MLflow has no room for it."""
+    tracking.connection().update_model_version(model, version, registered.fitting(description))
 
 
 def tag_version(model: str, version: str, name: str, value: str) -> None:

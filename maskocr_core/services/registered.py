@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from maskocr_core.config import Registry
-from maskocr_core.services.tracking import connection, or_absent, uri
+from maskocr_core.services.tracking import answering, connection, or_absent, uri
 
 DESCRIPTION = 5000  # characters that MLflow's tables hold; PostgreSQL refuses more
 
@@ -23,6 +23,7 @@ def version_with(registry: Registry, tags: dict[str, str]) -> str | None:
     return None
 
 
+@answering()
 def log_model(
     registry: Registry,
     run: str,
@@ -70,6 +71,7 @@ def log_model(
     )
 
 
+@answering()
 def describe_version(
     registry: Registry, version: str, tags: dict[str, str], description: str, alias: str | None
 ) -> None:
@@ -77,9 +79,18 @@ def describe_version(
     client = connection()
     for name, value in tags.items():
         client.set_model_version_tag(registry.model, version, name, value)
-    client.update_model_version(registry.model, version, _fitting(description))
+    client.update_model_version(registry.model, version, fitting(description))
     if alias:
         client.set_registered_model_alias(registry.model, alias, version)
+
+
+def fitting(description: str) -> str:
+    """The description, cut off where MLflow has no room for all of it, at the end of a line if there is one."""
+    if len(description) <= DESCRIPTION:
+        return description
+    ending = "\n\n… the rest is in the report."
+    kept = description[: DESCRIPTION - len(ending)]
+    return (kept.rpartition("\n")[0] or kept) + ending
 
 
 def version_of(registry: Registry, alias: str) -> str | None:
@@ -122,17 +133,10 @@ def describe_model(registry: Registry, description: str) -> None:
         connection().update_registered_model(registry.model, description)
 
 
+@answering()
 def move_alias(registry: Registry, alias: str, version: str) -> None:
     """Let an alias of the registered model point to a version, whatever it pointed to: MLflow compares nothing."""
     connection().set_registered_model_alias(registry.model, alias, version)
-
-
-def _fitting(description: str) -> str:
-    """The description, cut off at the end of a line where MLflow has no room for all of it."""
-    if len(description) <= DESCRIPTION:
-        return description
-    ending = "\n\n… the rest is in the report."
-    return description[: DESCRIPTION - len(ending)].rpartition("\n")[0] + ending
 
 
 def resolved(model_uri: str) -> str:

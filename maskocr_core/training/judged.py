@@ -240,7 +240,6 @@ def confidence(
     assessed = assessment.assess(probabilities, exact, source.documents, thresholds, *settings)
     usable = bool(fitted and fitted.usable and assessed.usable)
     reason = (fitted.reason if fitted else "it was never calibrated") or assessed.reason
-    ece = assessed.ece.value if np.isfinite(assessed.ece.value) else None
     said = {
         "usable": usable,
         "reason": reason,
@@ -266,7 +265,7 @@ def confidence(
         )
         said["review"] = [finite(asdict(row)) | {"unit": weights.unit} for row in reviews]
     plot = assessment.plot(assessed) if usable else b""
-    return Trust(said, gate.calibration(usable, ece, config.gate.ece, reason), plot)
+    return Trust(said, gate.calibration(usable, assessed.ece, config.gate.ece, reason), plot)
 
 
 def _known(inputs: Inputs) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from maskocr_core.services import ledger
 from maskocr_core.services.ledger import Entry
 
 HEADING = "### Champions, by the ledger"
+ENDING = "This is a copy for people. `maskocr audit` shows the ledger itself, and whether anybody changed it."
+_OURS = re.compile(rf"^{re.escape(HEADING)}$.*?(?:^{re.escape(ENDING)}$|\Z)", re.MULTILINE | re.DOTALL)
 SHOWN = 20  # the latest entries, of those that there is room for
 
 
@@ -17,17 +20,18 @@ def described(entries: Sequence[Entry], model: str, so_far: str, room: int) -> s
     """The description of a registered model, at most `room` characters: what people wrote there, then, as Markdown, who is
     champion, since when, by whom, and the latest entries about the model with their reasons, the last one first.
 
-    so_far: the description of now; what stands below `HEADING` is made anew, what stands above is kept.
+    so_far: the description of now; what stands from `HEADING` to `ENDING` is made anew, all else is kept, and comes first.
     """
     from markupsafe import Markup
 
-    own = so_far.partition(HEADING)[0].rstrip()
+    own = "\n\n".join(part.strip() for part in _OURS.split(so_far) if part.strip())
     above = f"{own}\n\n" if own else ""
     mine = [entry for entry in reversed(entries) if entry.model == model]
-    template = escaping.markdown(Path(__file__).parent).get_template("history.md.j2")
+    template = escaping.markdown(Path(__file__).parent).get_template("champions.md.j2")
     for shown in range(min(SHOWN, len(mine)), -1, -1):
         text = above + template.render(
             heading=Markup(HEADING),
+            ending=Markup(ENDING),
             champion=ledger.last_move(entries, model),
             entries=mine[:shown],
             left_out=len(mine) - shown,
@@ -35,4 +39,4 @@ def described(entries: Sequence[Entry], model: str, so_far: str, room: int) -> s
         )
         if len(text) <= room:
             return text
-    return so_far  # people wrote so much that there is no room
+    return own  # people wrote so much that there is no room

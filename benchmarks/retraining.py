@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 import servers
 
 from benchmarks import results
-from maskocr_core import artifacts
+from maskocr_core import artifacts, escaping
 from maskocr_core.config import Registry
 from maskocr_core.services import registered
 
@@ -117,6 +117,13 @@ class Archive:
         registered.move_alias(Registry(), "champion", str(version))
         self.say(f"# somebody moves the alias to version {version} in MLflow itself, as its UI does\n")
 
+    def shows_in_the_ui(self) -> None:
+        """What the UI's page of the model says, without its markup."""
+        os.environ["MLFLOW_TRACKING_URI"] = self.tracking
+        said, _ = escaping.unescaped(registered.model_description(Registry()))
+        self.say("# what the page of the model in the MLflow UI says\n")
+        self.say(re.sub(r"\*\*|^#+ ", "", said, flags=re.MULTILINE) + "\n")
+
     def write(self, name: str) -> None:
         """What was said since the last time, with the commit that said it."""
         heading = f"# python benchmarks/retraining.py, commit {artifacts.code_commit()}, sample/target\n\n"
@@ -153,6 +160,7 @@ def decisions(archive: Archive) -> None:
     archive.type('maskocr promote --confirm --reason "moved in the UI during the meeting of May"')
     archive.type('maskocr rollback --reason "drops the last character of long lines"')
     archive.type("maskocr audit")
+    archive.shows_in_the_ui()
 
 
 def main() -> None:

@@ -181,8 +181,8 @@ class Comparison:
     def compared(self, read: list[comparison.Readings], made: dict[str, dict]) -> list[dict[str, Any]]:
         source, gate = self.validation(), settings().gate
         against = comparison.Test(source.texts, source.documents, gate.confidence, gate.min_documents)
-        rows, _ = comparison.compare(against, read, "scratch", None)
         references = {row.start: row for row in read if row.start in ("scratch", "transfer")}
+        rows, _ = comparison.compare(against, read, references["scratch"], None)
         for row, readings in zip(rows, read):
             runs = [run for run in made[row["start"]]["runs"] if run["chosen"]]
             row["learning_rate"] = runs[0]["learning_rate"]

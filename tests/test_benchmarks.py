@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -30,6 +31,7 @@ from benchmarks import (
     train_profile,
     train_workers,
 )
+from maskocr_core.judging.comparison import Readings
 from maskocr_core.training import distributed
 
 
@@ -249,6 +251,22 @@ def test_a_pack_without_unlabelled_lines_gives_those_past_its_budget_without_the
     assert pq.read_table(folder / "val.parquet").to_pylist() == rows
     rendered.parquet(tmp_path / few.name / "unlabeled.parquet", rows)
     assert method.laid_out(few, tmp_path, tmp_path / "home") == tmp_path / few.name
+
+
+def test_a_row_of_the_method_says_what_its_runs_came_to_and_how_it_stands_to_scratch_and_transfer(monkeypatch):
+    texts, documents = ["abcdefghij"] * 8, list("aabbccdd")
+    wrong = ["abcdefghi?"] * 7 + ["abcdefgh??"]
+    monkeypatch.setattr(method.Comparison, "__init__", lambda self: None)
+    monkeypatch.setattr(method.Comparison, "validation", lambda self: SimpleNamespace(texts=texts, documents=documents))
+    read = [Readings("scratch", {"all": [wrong, wrong]}), Readings("pretrained", {"all": [texts, wrong]})]
+    run = {"chosen": True, "learning_rate": 0.002, "validation_cer": dict.fromkeys(("quarter", "half", "all"), 0.1)}
+    run |= {"curve": [[250, 0.2]], "cpu_seconds": 90.0}
+    made = {row.start: {"runs": [run, run, run | {"chosen": False}]} for row in read}
+    scratch, pretrained = method.Comparison().compared(read, made)
+    assert scratch["verdict"] == "baseline" and scratch["differences"] == {}
+    assert scratch["cer"]["all"]["value"] == pytest.approx(9 / 80) and scratch["by_seed"]["all"] == [0.1, 0.1]
+    assert pretrained["differences"]["scratch"]["value"] == pytest.approx(-4.5 / 80)
+    assert pretrained["cpu_minutes"] == 1.5 and pretrained["curves"] == [[[250, 0.2]]] * 2
 
 
 def test_the_method_is_held_against_scratch_and_transfer_seed_by_seed():

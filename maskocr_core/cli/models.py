@@ -145,7 +145,9 @@ def _print_table(found: Audit) -> None:
 
     from maskocr_core.escaping import spelled_out
 
-    table = Table("#", "when", "what", "version", "verdict", "who", "why", "flagged")
+    table = Table()
+    for name in ("#", "when", "what", "version", "verdict", "who", "why", "flagged"):
+        table.add_column(name, no_wrap=name in ("#", "when", "version"))  # a date that is cut off is none
     for entry, flags in ((row.entry, row.flags) for row in found.rows):
         cells = (str(entry.number), entry.when, entry.what, entry.change, entry.verdict or "", entry.who, entry.reason)
         table.add_row(*(Text(spelled_out(cell)) for cell in cells), Text("; ".join(flags), "bold"))

@@ -1,5 +1,6 @@
 """What evaluate says beside the error rates: budgets, money, confidence, old domains, where the errors are, and the gate."""
 
+import html
 import json
 from pathlib import Path
 
@@ -173,7 +174,8 @@ def test_the_page_holds_every_part_and_json_has_no_number_that_is_none(judged):
     summary = judged["second"]
     head = page[page.index("<header") : page.index("</header>")]
     assert f"<b>{100 * summary['candidate_cer']['value']:.2f} %</b>" in head
-    assert f"Is it worth its cost? transfer: <b>{summary['returns'][0]['verdict']}</b>. Why stands below." in head
+    (worth,) = summary["returns"]
+    assert f"Is it worth its cost? transfer: <b>{worth['verdict']}</b>. {worth['reason']}" in html.unescape(head)
     shown = json.loads((judged["root"] / "evaluation/shown.json").read_text())
     assert {row["line_id"] for row in judged["second"]["confusions"]} <= set(shown["summary.json"])
 

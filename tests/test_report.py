@@ -156,6 +156,7 @@ def test_the_investment_is_judged_with_its_reason_above_the_fold_or_said_to_lack
     returns = [row | {"purchase": None}, row | {"start": "transfer", "reason": "Never.", "purchase": None}]
     said = header(candidate="pretrained", returns=returns, priced=True)
     assert "pretrained: <b>go</b>" in said and "It pays from 900 labels on." in said and "Never." not in said
+    assert "It pays from 900 labels on. Never." in header(candidate="scratch", returns=returns, priced=True)
     budgets = [{"start": "pretrained", "budget": budget} | {"cer": rate(0.1)} for budget in (100, 300)]
     assert "no prices of labels and computing" in header(efficiency=budgets, returns=[], priced=False)
     assert "held against a start from scratch" in header(efficiency=budgets, returns=[], priced=True)

@@ -603,6 +603,13 @@ def test_a_name_goes_from_the_settings_of_a_manifest_and_from_a_model_card_and_t
     assert card == f"| fine-tuning | [forgotten] | CC0 |\n| fine-tuning | {OTHER} | CC-BY |\n"
 
 
+def test_a_summary_that_another_maskocr_wrote_leaves_the_pages_to_be_removed():
+    summary = {"verdict": {"verdict": "first", "reason": "", "lines": []}, "starts": [], "documents": 3, "lines": 9}
+    assert repack.report(summary) == {}
+    drawn = repack.report(summary | {"data_version": "3f9a"})
+    assert set(drawn) == set(repack.REPORT) and b"Verdict: first" in drawn["report.html"]
+
+
 def test_a_name_goes_from_what_the_gate_said_of_a_version_and_other_models_are_left_alone(place, tmp_path):
     lines_of(place, ROWS)
     client, name = tracking.connection(), "old_letters [of Mrs Kühn]"

@@ -139,9 +139,6 @@ def test_usable_confidence_comes_with_its_table_and_what_reviews_of_three_prices
     assert "lines below a confidence of 0.80 go to a person (40 % of them). " + costs("2.00", "1.50", "2.50") in html
     assert "Were a review half as dear: a person reads every line. " + costs("1.50", "1.00", "2.00") in html
     assert "Were it twice as dear: no line goes to a person. " + costs("3.00", "2.50", "3.50") in html
-    # An evaluation of before there were three prices is drawn anew when a line of it is forgotten.
-    summary["calibration"]["review"] = {name: review[0][name] for name in ("threshold", "share", "cost", "unit")}
-    assert "go to a person (40 % of them). " + costs("2.00", "1.50", "2.50") in rendered(summary, tmp_path)
     summary["calibration"] |= {"usable": False, "reason": "only 3 of 40 lines read exactly", "review": None}
     html = rendered(summary, tmp_path)
     assert "<b>Not usable:</b> only 3 of 40 lines read exactly." in html and "go to a person" not in html

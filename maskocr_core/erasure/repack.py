@@ -124,7 +124,10 @@ def _drawn_again(artifact: Artifact, new: dict[str, bytes | None]) -> dict[str, 
 
 
 def report(summary: dict[str, Any]) -> dict[str, bytes]:
-    """The pages of a comparison, by name, drawn from its summary."""
+    """The pages of a comparison, by name, drawn from its summary.
+
+    None for a summary that another maskocr wrote, which lacks what pages show today: they go, and `evaluate` draws them anew.
+    """
     return _report(json.dumps(summary))
 
 
@@ -132,10 +135,15 @@ def report(summary: dict[str, Any]) -> dict[str, bytes]:
 def _report(summary: str) -> dict[str, bytes]:
     import tempfile
 
+    from jinja2 import UndefinedError
+
     from maskocr_core.judging import report as drawing
 
     with tempfile.TemporaryDirectory() as folder:
-        drawing.render(json.loads(summary), Path(folder))
+        try:
+            drawing.render(json.loads(summary), Path(folder))
+        except (KeyError, UndefinedError):
+            return {}
         return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 

@@ -60,6 +60,7 @@ class Archive:
     def __init__(self, server: servers.S3, work: Path):
         self.server, self.work, self.said = server, work, []
         self.tracking = f"sqlite:///{work / 'mlflow.db'}"
+        self.commit = artifacts.code_commit()  # before a result is written into the checkout
 
     def say(self, line: str) -> None:
         print(line, flush=True)
@@ -126,7 +127,7 @@ class Archive:
 
     def write(self, name: str) -> None:
         """What was said since the last time, with the commit that said it."""
-        heading = f"# python benchmarks/retraining.py, commit {artifacts.code_commit()}, sample/target\n\n"
+        heading = f"# python benchmarks/retraining.py, commit {self.commit}, sample/target\n\n"
         (results.FOLDER / f"{name}.txt").write_text(heading + "\n".join(self.said).rstrip() + "\n")
         self.said = []
 

@@ -684,7 +684,7 @@ def test_the_ui_shows_a_promotion_a_refusal_an_override_a_move_made_in_it_and_a_
         shown("1", "seen 2 → 1 (first), unknown: no reason yet", "promotion, override 1 → 2")
 
         promotion.confirm(REGISTRY, "the board wants the old one")
-        shown("1", "confirmation of 5 1, archivist: the board wants the old one", "seen 2 → 1 (first), unknown:")
+        shown("1", "confirmation of 5 1, archivist: the board wants the old one", "seen 2 → 1 (first), unknown")
 
         promotion.promote(REGISTRY, candidate("promote"), "reads long lines")
         promotion.roll_back(REGISTRY, "drops the last letter")

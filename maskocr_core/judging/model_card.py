@@ -38,7 +38,9 @@ def shown(summary: dict[str, Any]) -> str:
 
 
 def _numbers(line: dict[str, Any]) -> str:
-    """Value, bound and limit of a line of the verdict, those that it has; CER in points."""
+    """Value, bound and limit of a line of the verdict, those that it has; CER in points. Nothing of a line without a value."""
+    if line["value"] is None:
+        return ""
     factor = 100 if line["unit"] in ("CER points", "ECE") else 1
     said = [f"{name} {factor * line[name]:.3g}" for name in ("value", "bound", "limit") if line[name] is not None]
     return f" ({', '.join(said)}; {line['unit']})" if said else ""

@@ -25,10 +25,7 @@ INPUTS = ("lines", "selection", "codebook")
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("root")
-    counts = {"unlabeled": 16, "train": 16, "val": 8}
-    lines = packed.pack(
-        folder, {split: packed.short_lines(count, seed=seed) for seed, (split, count) in enumerate(counts.items())}
-    )
+    lines = packed.pack(folder, {"unlabeled": packed.short_lines(16, seed=0)})
     packed.quantized(folder / "codebook", lines, config.load("smoke"))
     return folder
 
@@ -60,9 +57,11 @@ def test_a_stage_runs_as_a_job_and_leaves_what_it_leaves_here(root, server, tmp_
 @pytest.mark.cluster
 def test_fine_tuning_as_a_job_leaves_the_recognisers_that_it_leaves_here(root, server, tmp_path, monkeypatch):
     pretrain(root, tmp_path / "encoder")
+    labelled = {"train": packed.short_lines(16, seed=1), "val": packed.short_lines(8, seed=2)}
+    lines, selection = packed.pack(tmp_path, labelled)
     starts = 'sweep.starts=["scratch", "pretrained"]'
     settings = config.load("smoke", [starts, "sweep.jobs=0", "sweep.steps=4", "sweep.budgets=[16]"])
-    given = {"lines": root / "lines", "selection": root / "selection", "encoder": tmp_path / "encoder"}
+    given = {"lines": lines, "selection": selection, "encoder": tmp_path / "encoder"}
     stages.get("finetune")(settings, **given, recognizers_out=tmp_path / "here")
     monkeypatch.setenv("RAY_ADDRESS", server)
     monkeypatch.setenv("MASKOCR_WORK", str(tmp_path / "elsewhere"))

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_weights import AMOUNT, PLAIN, weighing
 
-from maskocr_core.judging import cost, metrics, weights
+from maskocr_core.judging import cost, metrics, reviews, weights
 
 TEXT = st.text("ab1 2,.€é", max_size=20)
 
@@ -131,9 +131,9 @@ def test_a_difference_in_cost_is_negative_where_the_first_is_cheaper():
 
 
 def test_no_lines_have_no_expected_cost():
-    for call in (cost.expected_cost, cost.cost_by_threshold):
+    for call in (cost.expected_cost, reviews.cost_by_threshold):
         with pytest.raises(ValueError, match="give at least one"):
-            call([], [], *([weighing()] if call is cost.cost_by_threshold else []))
+            call([], [], *([weighing()] if call is reviews.cost_by_threshold else []))
 
 
 CONFIDENT = st.lists(
@@ -145,32 +145,32 @@ CONFIDENT = st.lists(
 def test_no_threshold_is_cheaper_than_the_one_chosen(lines, review):
     confidences, costs = (np.array(column, dtype=float) for column in zip(*lines))
     weights = weighing(review_cost=float(review))
-    best = cost.cost_by_threshold(confidences, costs, weights).best
+    best = reviews.cost_by_threshold(confidences, costs, weights).best
     for threshold in (*np.linspace(0, 1, 41), None):
-        assert np.mean(cost.reviewed_costs(confidences, costs, threshold, weights)) >= best.cost - 1e-9
+        assert np.mean(reviews.reviewed_costs(confidences, costs, threshold, weights)) >= best.cost - 1e-9
 
 
 @given(CONFIDENT)
 def test_each_point_of_the_curve_is_what_reviewing_below_its_threshold_costs(lines):
     confidences, costs = (np.array(column, dtype=float) for column in zip(*lines))
-    choice = cost.cost_by_threshold(confidences, costs, weighing())
-    assert choice.best in choice.curve and len(choice.curve) <= cost.POINTS + 1
+    choice = reviews.cost_by_threshold(confidences, costs, weighing())
+    assert choice.best in choice.curve and len(choice.curve) <= reviews.POINTS + 1
     assert (choice.curve[0].reviewed, choice.curve[-1].reviewed) == (0.0, 1.0)
     for point in choice.curve:
-        expected = np.mean(cost.reviewed_costs(confidences, costs, point.threshold, weighing()))
+        expected = np.mean(reviews.reviewed_costs(confidences, costs, point.threshold, weighing()))
         assert point.cost == pytest.approx(expected) == pytest.approx(point.errors + 5.0 * point.reviewed)
     json.dumps(asdict(choice), allow_nan=False)
 
 
 def test_lines_are_reviewed_where_that_is_cheaper_than_their_errors():
-    choice = cost.cost_by_threshold([0.1, 0.2, 0.8, 0.9], [20.0, 10.0, 1.0, 0.0], weighing())
+    choice = reviews.cost_by_threshold([0.1, 0.2, 0.8, 0.9], [20.0, 10.0, 1.0, 0.0], weighing())
     assert (choice.best.threshold, choice.best.reviewed, choice.best.cost) == (0.8, 0.5, 2.75)
 
 
 @pytest.mark.parametrize("confidences", [[1.5], [-0.1], [math.nan], [0.5, 0.5]])
 def test_confidences_that_are_no_probability_of_a_line_are_refused(confidences):
     with pytest.raises(ValueError, match="between 0 and 1|2 confidences but 1 costs"):
-        cost.cost_by_threshold(confidences, [1.0], weighing())
+        reviews.cost_by_threshold(confidences, [1.0], weighing())
 
 
 REFERENCES = ["ab 12 cd", "ef 34 gh", "ij 56 kl", "mn 78 op", "qr 90 st"] * 2
@@ -208,7 +208,7 @@ def test_a_review_is_chosen_on_validation_lines_judged_on_test_lines_and_its_cos
     weights = weighing()  # a review costs 5
     chosen_on = np.array([0.1, 0.2, 0.9, 0.95]), np.array([20.0, 4.0, 0.0, 0.0])
     judged_on = np.array([0.15, 0.5, 0.8, 0.99]), np.array([8.0, 2.0, 1.0, 0.0])
-    as_given, halved, doubled = cost.review(chosen_on, judged_on, ["a", "b", "c", "d"], weights)
+    as_given, halved, doubled = reviews.review(chosen_on, judged_on, ["a", "b", "c", "d"], weights)
     assert [row.factor for row in (as_given, halved, doubled)] == [1.0, 0.5, 2.0]
     # At 5 the second line's errors (4) are cheaper than its review, at 2.5 they are not.
     assert (as_given.threshold, as_given.share, as_given.cost.value) == (0.2, 0.25, (5 + 2 + 1 + 0) / 4)

@@ -1,4 +1,4 @@
-"""What errors cost: edits weighed by what they hit, and the lines that a person should read instead.
+"""What errors cost: edits weighed by what they hit. What it costs to have a person read instead: `reviews`.
 
 A CER counts a wrong comma like a wrong digit in an amount. Here each edit of the alignment that `metrics` counts (a
 least one, as rapidfuzz finds it) costs what a versioned file of weights says of the character's class and of the field
@@ -6,8 +6,7 @@ it lies in. Where several alignments are least, rapidfuzz picks one by the texts
 linear in the weights of classes, and two sets of weights price the same edits.
 
 The expected cost per line is a ratio estimator, costs over lines, with the intervals of `statistics`, clustered by
-document. With review it is P(accept) E[cost | accept] + P(review) review cost (Chow 1970, On optimum recognition error
-and reject tradeoff, https://doi.org/10.1109/TIT.1970.1054406).
+document.
 """
 
 from __future__ import annotations
@@ -27,46 +26,7 @@ from maskocr_core.judging.metrics import paired
 from maskocr_core.judging.statistics import MIN_DOCUMENTS, Difference, Interval
 from maskocr_core.judging.weights import CLASSES, SEARCHED, Weights
 
-POINTS = 21
-"""Points of a curve over thresholds besides the best: none reviewed, a twentieth of the lines, and so on to all."""
-
 Decision = Literal["cheaper", "dearer", "undecided", "too few documents"]
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """What sending the less confident lines to a person costs.
-
-    threshold: lines of a lower confidence are reviewed, 0 none; None: all lines are. reviewed: their share. errors:
-    cost of the accepted lines' errors, and cost: that plus review, both per line of all lines, in the unit of the
-    weights.
-    """
-
-    threshold: float | None
-    reviewed: float
-    errors: float
-    cost: float
-
-
-@dataclass(frozen=True)
-class ThresholdChoice:
-    """The threshold of the lowest expected cost over all that tell the lines apart, and a curve of few points."""
-
-    best: Threshold
-    curve: tuple[Threshold, ...]
-
-
-@dataclass(frozen=True)
-class Review:
-    """What a line costs where those below a threshold go to a person, with the review cost multiplied by a factor.
-
-    threshold: as in `Threshold`. share: of the lines that are judged, which a person reads. cost: per line of all lines.
-    """
-
-    factor: float
-    threshold: float | None
-    share: float
-    cost: Interval
 
 
 @dataclass(frozen=True)
@@ -118,17 +78,6 @@ def line_costs(references: Sequence[str], readings: Sequence[str], weights: Weig
     return _priced(_edits(references, readings, weights), weights)
 
 
-def reviewed_costs(confidences: np.ndarray, costs: np.ndarray, threshold: float | None, weights: Weights) -> np.ndarray:
-    """(N,) float64 costs of lines where those of a confidence below the threshold (None: all) cost their review
-    instead.
-
-    confidences: (N,) in [0, 1]. costs: (N,) as `line_costs` gives them. Raises ValueError for arrays of different
-    lengths and for a confidence outside [0, 1].
-    """
-    confidences, costs = _checked(confidences, costs)
-    return np.where(confidences < (math.inf if threshold is None else threshold), weights.review_cost, costs)
-
-
 def expected_cost(
     costs: np.ndarray, documents: Sequence[str], confidence: float = 0.95, min_documents: int = MIN_DOCUMENTS
 ) -> Interval:
@@ -137,7 +86,7 @@ def expected_cost(
     costs: (N,), which may be means over seeds. documents: N document ids. Bounds are nan below `min_documents`.
     Raises ValueError as `statistics.ratio_interval` does, and where there is no line.
     """
-    return statistics.ratio_interval(costs, _ones(costs), documents, confidence, min_documents)
+    return statistics.ratio_interval(costs, one_a_line(costs), documents, confidence, min_documents)
 
 
 def cost_difference(
@@ -153,58 +102,7 @@ def cost_difference(
     costs_a, costs_b: (N,), which may be means over seeds. documents: N document ids. Raises ValueError as
     `expected_cost`.
     """
-    return statistics.paired_difference(costs_a, costs_b, _ones(costs_a), documents, confidence, min_documents)
-
-
-def cost_by_threshold(confidences: np.ndarray, costs: np.ndarray, weights: Weights) -> ThresholdChoice:
-    """The threshold of the lowest expected cost, and what others would cost.
-
-    confidences: (N,) in [0, 1]. costs: (N,) as `line_costs` gives them. Of equally cheap thresholds the one of fewest
-    reviews. The lowest of many estimates is too low: choose on validation lines, and give test lines to
-    `reviewed_costs`. Raises ValueError as `reviewed_costs` does, and where there is no line.
-    """
-    confidences, costs = _checked(confidences, costs)
-    count = len(_ones(costs))
-    order = np.argsort(confidences, kind="stable")
-    ascending = confidences[order]
-    # A cut before line k reviews the k least confident ones; equal confidences cannot be cut apart.
-    cuts = np.concatenate([[0], 1 + np.flatnonzero(np.diff(ascending)), [count]])
-    errors = np.append(np.cumsum(costs[order][::-1])[::-1], 0.0)[cuts] / count
-    shares = cuts / count
-    expected = errors + weights.review_cost * shares
-    best = int(np.argmin(expected))
-    shown = {best} | {int(np.argmin(np.abs(shares - share))) for share in np.linspace(0, 1, POINTS)}
-
-    def point(place: int) -> Threshold:
-        cut = cuts[place]
-        threshold = 0.0 if cut == 0 else None if cut == count else float(ascending[cut])
-        return Threshold(threshold, float(shares[place]), float(errors[place]), float(expected[place]))
-
-    return ThresholdChoice(point(best), tuple(point(place) for place in sorted(shown)))
-
-
-def review(
-    chosen_on: tuple[np.ndarray, np.ndarray],
-    judged_on: tuple[np.ndarray, np.ndarray],
-    documents: Sequence[str],
-    weights: Weights,
-    confidence: float = 0.95,
-    min_documents: int = MIN_DOCUMENTS,
-) -> tuple[Review, ...]:
-    """What reviewing the less confident lines comes to, with the review cost as given, then halved and doubled.
-
-    chosen_on, judged_on: confidences and costs, (N,) each, of the validation lines that the cheapest threshold is chosen
-    on, and of the test lines that it is judged on. documents: of the latter. Raises ValueError as `cost_by_threshold`
-    and `expected_cost` do.
-    """
-    found = []
-    for factor in (1.0, 0.5, 2.0):
-        varied = weights.model_copy(update={"review_cost": factor * weights.review_cost})
-        threshold = cost_by_threshold(*chosen_on, varied).best.threshold
-        costs = reviewed_costs(*judged_on, threshold, varied)
-        share = float(np.mean(judged_on[0] < (math.inf if threshold is None else threshold)))
-        found.append(Review(factor, threshold, share, expected_cost(costs, documents, confidence, min_documents)))
-    return tuple(found)
+    return statistics.paired_difference(costs_a, costs_b, one_a_line(costs_a), documents, confidence, min_documents)
 
 
 def sensitivity(
@@ -219,7 +117,7 @@ def sensitivity(
     """Does the decision between candidate and other hang on a weight? Each one is halved and doubled, alone.
 
     references, documents: of N lines. candidate, other: one list of N readings for each seed. It is of errors alone;
-    what a review costs is varied by `review`. Raises ValueError as `line_costs` and `cost_difference` do.
+    what a review costs is varied by `reviews.review`. Raises ValueError as `line_costs` and `cost_difference` do.
     """
     sides = [[_edits(references, texts, weights) for texts in readings] for readings in (candidate, other)]
 
@@ -299,16 +197,8 @@ def _decision(difference: Difference) -> Decision:
     return "cheaper" if difference.high < 0 else "dearer" if difference.low > 0 else "undecided"
 
 
-def _checked(confidences: np.ndarray, costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    confidences, costs = (np.asarray(values, dtype=np.float64) for values in (confidences, costs))
-    if confidences.shape != costs.shape:
-        raise ValueError(f"{len(confidences)} confidences but {len(costs)} costs: give one of each a line")
-    if not np.all((confidences >= 0) & (confidences <= 1)):
-        raise ValueError("a confidence is not between 0 and 1: give the probability that the line is read right")
-    return confidences, costs
-
-
-def _ones(costs: np.ndarray) -> np.ndarray:
+def one_a_line(costs: np.ndarray) -> np.ndarray:
+    """(N,) float64 ones for N costs: what costs per line are divided by. Raises ValueError where there is no line."""
     if len(costs) == 0:
         raise ValueError("no line was read, so there is no cost per line: give at least one")
     return np.ones(len(costs))

@@ -16,7 +16,7 @@ from maskocr_core.data import admitted
 from maskocr_core.data import lines as schema
 from maskocr_core.data.batches import Lines
 from maskocr_core.data.tombstones import digest
-from maskocr_core.judging import comparison, cost, gate, metrics, slices
+from maskocr_core.judging import comparison, cost, gate, metrics, reviews, slices
 from maskocr_core.judging.comparison import Readings, Test
 from maskocr_core.judging.confidence import assessment, calibration, operating
 from maskocr_core.judging.value import finite
@@ -256,14 +256,14 @@ def confidence(
         # The cheapest threshold is chosen where the calibration was fitted, and judged here.
         validation = inputs.of_split("val", config.data)
         texts, raw = calibrating.readings(recognizer, facts, validation, "evaluate validation lines")
-        reviews = cost.review(
+        priced = reviews.review(
             (_calibrated(fitted, raw), cost.line_costs(validation.texts, texts, weights)),
             (probabilities, cost.line_costs(source.texts, candidate.by_mark["all"][0], weights)),
             source.documents,
             weights,
             *settings,
         )
-        said["review"] = [finite(asdict(row)) | {"unit": weights.unit} for row in reviews]
+        said["review"] = [finite(asdict(row)) | {"unit": weights.unit} for row in priced]
     plot = assessment.plot(assessed) if usable else b""
     return Trust(said, gate.calibration(usable, assessed.ece, config.gate.ece, reason), plot)
 

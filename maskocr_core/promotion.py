@@ -153,7 +153,7 @@ def notice(registry: Registry) -> Entry | None:
 
     seen = ledger.append(ledger.place(), if_it_was_moved)
     if seen is None:
-        _tell_people(registry)  # what a command that was cut off left untold
+        champions.tell(registry)  # what a command that was cut off left untold
     else:
         _written(registry, seen)
         what = f"version {seen.version} was made champion" if seen.version else "the alias champion was taken away"
@@ -259,24 +259,8 @@ def fault_of(registry: Registry, book: Book) -> str | None:
 def _written(registry: Registry, entry: Entry) -> Entry:
     """The entry, after MLflow was told of it."""
     registered.tag_model(registry, LAST, f"{entry.number} {ledger.digest(entry)}")
-    _tell_people(registry)
+    champions.tell(registry)
     return entry
-
-
-def _tell_people(registry: Registry) -> None:
-    """Bring the page of the registered model up to date, where it is not. What was decided stands without it."""
-    entries = ledger.read(ledger.place()).entries
-    if not any(entry.model == registry.model for entry in entries):
-        return
-    try:
-        so_far = registered.model_description(registry)
-        description = champions.described(entries, registry.model, so_far, registered.DESCRIPTION)
-        if description != so_far:
-            registered.describe_model(registry, description)
-    except ValueError as error:  # of a server that went away, or that this user may only read from
-        _say(
-            f"the page of {registry.model} in MLflow could not be brought up to date, the next command tries again: {error}"
-        )
 
 
 def _objection(version: str, verdict: Entry | None, tags: dict[str, str], champion: str | None) -> str | None:

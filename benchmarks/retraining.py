@@ -59,7 +59,7 @@ class Archive:
 
     def __init__(self, server: servers.S3, work: Path):
         self.server, self.work, self.said = server, work, []
-        self.tracking = f"sqlite:///{work / 'mlflow.db'}"
+        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{work / 'mlflow.db'}"
         self.commit = artifacts.code_commit()  # before a result is written into the checkout
 
     def say(self, line: str) -> None:
@@ -70,7 +70,6 @@ class Archive:
         """A command of somebody, and of what it says the lines that match `kept`; its exit code where that is not 0."""
         environment = os.environ | self.server.env
         environment |= {
-            "MLFLOW_TRACKING_URI": self.tracking,
             "MASKOCR_WORK": str(self.work / "stages"),
             "MASKOCR_WHO": who,
             "COLUMNS": "118",
@@ -114,13 +113,11 @@ class Archive:
         self.type(f"maskocr run pipelines/retrain.yaml {given}", "schedule", DECIDED)
 
     def moves_in_the_ui(self, version: int) -> None:
-        os.environ["MLFLOW_TRACKING_URI"] = self.tracking
         registered.move_alias(Registry(), "champion", str(version))
         self.say(f"# somebody moves the alias to version {version} in MLflow itself, as its UI does\n")
 
     def shows_in_the_ui(self) -> None:
         """What the UI's page of the model says, without its markup."""
-        os.environ["MLFLOW_TRACKING_URI"] = self.tracking
         said, _ = escaping.unescaped(registered.model_description(Registry()))
         self.say("# what the page of the model in the MLflow UI says\n")
         self.say(re.sub(r"\*\*|^#+ ", "", said, flags=re.MULTILINE) + "\n")

@@ -10,6 +10,7 @@ import html
 import re
 import unicodedata
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,11 @@ def markdown(folder: Path) -> Any:
     def escaped(text: str) -> str:
         return spelled_out(text).translate(_MARKUP)
 
+    def quoted(value: str, kept: str = "") -> Any:
+        return Markup(spelled_out(value, kept).replace("`", "'"))
+
     made = _environment(folder, escaped, autoescape=False)  # `<` is among what is escaped
-    made.filters["code"] = lambda value: Markup(spelled_out(value).replace("`", "'"))
-    made.filters["block"] = lambda value: Markup(spelled_out(value, "\n").replace("`", "'"))
+    made.filters |= {"code": quoted, "block": partial(quoted, kept="\n")}
     return made
 
 

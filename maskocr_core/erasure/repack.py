@@ -126,7 +126,7 @@ def _drawn_again(artifact: Artifact, new: dict[str, bytes | None]) -> dict[str, 
 def report(summary: dict[str, Any]) -> dict[str, bytes]:
     """The pages of a comparison, by name, drawn from its summary.
 
-    None for a summary that another maskocr wrote, which lacks what pages show today: they go, and `evaluate` draws them anew.
+    Empty for a summary that another maskocr wrote, which lacks what pages show today: they go, and `evaluate` draws them anew.
     """
     return _report(json.dumps(summary))
 

@@ -17,6 +17,7 @@ from maskocr_core.model.decoder import Decoder
 from maskocr_core.model.recognizer import Recognizer
 from maskocr_core.model.vocabulary import Vocabulary
 from maskocr_core.reader import Reader
+from maskocr_core.services import cluster
 from maskocr_core.training import checkpoint, finetuning
 from maskocr_core.training.finetuning import Run
 from maskocr_core.training.log import TrainingLog
@@ -214,6 +215,36 @@ def test_with_a_store_another_machine_goes_on_with_a_killed_run_and_a_third_take
             assert files[0].read_bytes() == files[1].read_bytes()
         rows = [TrainingLog(tmp_path / each / "log.jsonl").rows() for each in (f"{name}/runs/key", "alone")]
         assert [row["loss"] for row in rows[0]] == [row["loss"] for row in rows[1]]
+
+
+@pytest.mark.cluster
+def test_a_run_on_ray_whose_process_is_killed_in_mid_step_goes_on_from_its_checkpoint(packs, tmp_path):
+    def killed_once(*call):
+        import os
+        import signal
+
+        from maskocr_core.data import batches
+        from maskocr_core.training import finetuning
+
+        stream, mark = batches.training, call[-1].with_suffix(".killed")
+
+        def deadly(*arguments, **rest):
+            for step, batch in enumerate(stream(*arguments, **rest)):
+                if step == 14 and not mark.exists():
+                    mark.touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
+                yield batch
+
+        batches.training = deadly
+        return finetuning.train(*call)
+
+    (resumed,) = cluster.each(killed_once, [(run(), settings(), *packs, tmp_path / "run")], jobs=1)
+    assert (tmp_path / "run.killed").exists() and resumed["resumed_at"] == 12
+    whole, _ = train(packs, tmp_path / "whole", settings())
+    assert resumed["curve"] == whole["curve"] and resumed["loss"] == whole["loss"]
+    for mark in ("quarter", "half", "all"):
+        files = [tmp_path / each / mark / "recognizer.safetensors" for each in ("run", "whole")]
+        assert files[0].read_bytes() == files[1].read_bytes()
 
 
 @pytest.mark.parametrize("stop", [7, 13, 21])

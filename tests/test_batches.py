@@ -165,6 +165,15 @@ def test_lines_of_similar_width_meet_so_that_little_is_padding(source):
     assert padding < 0.25 < 0.35 < unsorted
 
 
+@pytest.mark.parametrize("augment", [False, True])
+def test_of_a_few_hundred_lines_in_small_batches_less_than_a_twentieth_is_padding(tmp_path, augment):
+    random = np.random.default_rng(0)
+    some = [(str(number), np.zeros((32, random.integers(50, 110) * STEP), np.uint8)) for number in range(400)]
+    source = packed.source(packed.pack(tmp_path, {"train": some}), "train", DATA)
+    valid = [batch.valid for batch in islice(batches.training(source, batch=16, seed=0, augment=augment), 3 * 25)]
+    assert 1 - sum(one.sum() for one in valid) / sum(one.numel() for one in valid) < 0.05
+
+
 def test_pixels_become_ink_and_what_is_beyond_a_line_is_white_and_not_valid(source):
     batch = source.collate(np.array([0, 1, 2]))
     assert batch.ink.shape[3] % batches.PAD_TO == 0 and batch.ink.shape[3] == batch.valid.shape[1] * STEP

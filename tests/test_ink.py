@@ -58,12 +58,12 @@ def test_an_augmented_line_is_another_one_as_its_random_numbers_say_and_still_th
     line = np.full((48, 400), 230, np.uint8)
     for first in range(40, 360, 16):
         line[18:30, first : first + 6] = 20
-    made = [images.augment(line, np.random.default_rng(seed)) for seed in range(40)]
-    again = [images.augment(line, np.random.default_rng(seed)) for seed in range(40)]
+    scales = np.linspace(*images.SCALES, 40)
+    made = [images.augment(line, scale, np.random.default_rng(seed)) for seed, scale in enumerate(scales)]
+    again = [images.augment(line, scale, np.random.default_rng(seed)) for seed, scale in enumerate(scales)]
     assert all(np.array_equal(one, other) for one, other in zip(made, again))
     assert len({one.tobytes() for one in made}) == 40
-    widths = [one.shape[1] for one in made]
-    assert min(widths) >= 0.92 * 400 - 1 and max(widths) <= 1.08 * 400 + 1 and max(widths) - min(widths) > 30
+    assert [one.shape[1] for one in made] == [round(400 * scale) for scale in scales]
     for one in made:
         assert one.dtype == np.uint8 and one.shape[0] == 48
         dark = one < 128

@@ -27,8 +27,11 @@ from maskocr_core.data.ahead import ahead
 
 WINDOW_GROUPS = 16
 PAD_TO = 32  # px: few distinct widths, or the memory of convolutions grows with every new one
-WIDTH_NOISE = 0.02  # so that the same lines do not always meet in a batch; more of it is more padding
+WIDTH_NOISE = 0.98, 1.02  # so that the same lines do not always meet in a batch; more of it is more padding
 CACHE_BYTES = 1 << 30
+
+# Horizontal scales (N,) of the lines of a batch, and what the rest of their augmentation is drawn from.
+Noise = tuple[np.ndarray, np.random.Generator]
 
 
 @dataclass(frozen=True)
@@ -99,11 +102,12 @@ class Lines:
                 self._bytes += pixels.nbytes
         return pixels
 
-    def collate(self, places: np.ndarray, random: np.random.Generator | None = None, pinned: bool = False) -> Batch:
-        """A batch of the lines at `places`; augmented if a generator is given. pinned: in memory that a GPU copies from by itself."""
-        pixels = [
-            self.pixels(place) if random is None else images.augment(self.pixels(place), random) for place in places
-        ]
+    def collate(self, places: np.ndarray, noise: Noise | None = None, pinned: bool = False) -> Batch:
+        """A batch of the lines at `places`; augmented if noise is given. pinned: in memory that a GPU copies from by itself."""
+        pixels = [self.pixels(place) for place in places]
+        if noise is not None:
+            scales, random = noise
+            pixels = [images.augment(image, scale, random) for image, scale in zip(pixels, scales)]
         width = max(image.shape[1] for image in pixels)
         width += -width % PAD_TO
         tensor = torch.empty((len(pixels), 1, self.data.height, width), pin_memory=pinned)
@@ -220,11 +224,15 @@ def _drawn(
                 random = np.random.default_rng([seed, epoch, window])
             drawn_from, places = source.window(groups)
             places = places[_kept(drawn_from.weights[places], random)]
-            chunks = _bucketed(drawn_from.widths, places, batch, random, fill, multiple)
+            places = _filled_up(places, multiple if fill == "tokens" else batch, random)
+            scales = random.uniform(*(images.SCALES if augment else WIDTH_NOISE), len(places))
+            widths = drawn_from.widths[places] * scales
+            chunks = _bucketed(widths, batch, random, fill, multiple)
             for number, chunk in enumerate(chunks, step):
                 if number >= first_step:
-                    noise = np.random.default_rng([seed, number, rank]) if augment else None
-                    yield partial(drawn_from.collate, chunk[rank::world], noise, pinned)
+                    own = chunk[rank::world]
+                    noise = (scales[own], np.random.default_rng([seed, number, rank])) if augment else None
+                    yield partial(drawn_from.collate, places[own], noise, pinned)
             step += len(chunks)
         if step == before and not any(source.weights_of([group]).any() for group in source.groups):
             raise ValueError("every line has weight 0: there is nothing to draw; see the verdicts of fit")
@@ -244,29 +252,30 @@ def _windows(source: Lines | Stream, seed: int, epoch: int) -> Iterator[list[tup
         yield [groups[number] for number in order[begin : begin + WINDOW_GROUPS]]
 
 
+def _filled_up(places: np.ndarray, multiple: int, random: np.random.Generator) -> np.ndarray:
+    """As many places as are a multiple: some are drawn twice, so that the last batch of a window is whole."""
+    return np.concatenate([places, random.choice(places, -len(places) % multiple)]) if len(places) else places
+
+
 def _bucketed(
-    widths: np.ndarray, places: np.ndarray, batch: int, random: np.random.Generator, fill: str, multiple: int
+    widths: np.ndarray, batch: int, random: np.random.Generator, fill: str, multiple: int
 ) -> list[np.ndarray]:
-    """The places in batches of similar width, shuffled; the last one of the window is topped up."""
-    if not len(places):
-        return []
-    noise = random.uniform(1 - WIDTH_NOISE, 1 + WIDTH_NOISE, len(places))
-    places = places[np.argsort(widths[places] * noise, kind="stable")]
-    widest, budget = np.maximum.accumulate(widths[places]), batch * widths[places].mean()
-    multiple = batch if fill == "lines" else multiple
-
-    def end_of(begin: int) -> int:
-        end = begin + multiple
-        while fill == "tokens" and end < len(places):
-            more = end + multiple
-            if (more - begin) * widest[min(more, len(places)) - 1] > budget:
-                break
-            end = more
-        return end
-
-    chunks, begin = [], 0
-    while begin < len(places):
-        chunks.append(places[begin : (begin := end_of(begin))])
-    lacking = -len(chunks[-1]) % multiple
-    chunks[-1] = np.concatenate([chunks[-1], random.choice(places, lacking)])
+    """Places in `widths` in batches of similar width, shuffled."""
+    order = np.argsort(widths, kind="stable")
+    if fill == "lines":
+        chunks = [order[begin : begin + batch] for begin in range(0, len(order), batch)]
+    else:
+        chunks = _by_tokens(order, widths[order], batch, multiple)
     return [chunks[number] for number in random.permutation(len(chunks))]
+
+
+def _by_tokens(order: np.ndarray, widths: np.ndarray, batch: int, multiple: int) -> list[np.ndarray]:
+    """`order` cut where `multiple` more lines would make a batch wider in all than `batch` lines of mean width; widths: ascending."""
+    chunks, begin, budget = [], 0, batch * widths.mean() if len(widths) else 0.0
+    while begin < len(order):
+        end = begin + multiple
+        while end < len(order) and (end + multiple - begin) * widths[end + multiple - 1] <= budget:
+            end += multiple
+        chunks.append(order[begin:end])
+        begin = end
+    return chunks

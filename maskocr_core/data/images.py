@@ -93,14 +93,18 @@ def prepared_width(height_px: int, width_px: int, height: int, max_width: int) -
     return min(max(STEP, round(width_px * height / height_px)), max_width)
 
 
-def augment(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """A line as another scan, slant or pen might have given it; (H, W) uint8 to (H, W') uint8, |W' − W| ≤ 8 %.
+SCALES = 0.92, 1.08  # of a line's width, in augmentation
 
-    Geometry: horizontal scale ±8 %, vertical shift ±1.5 px, slant ±0.12; ink: erosion or dilation in one line of five,
-    contrast, and noise in one line of two (binarised paper has none). The ranges are our choice, the paper does not give them.
+
+def augment(pixels: np.ndarray, scale: float, random: np.random.Generator) -> np.ndarray:
+    """A line as another scan, slant or pen might have given it; (H, W) uint8 to (H, scale · W) uint8.
+
+    Geometry: horizontal `scale`, which is drawn from `SCALES` where batches of similar width are made, vertical shift ±1.5 px, slant
+    ±0.12; ink: erosion or dilation in one line of five, contrast, and noise in one line of two (binarised paper has none).
+    The ranges are our choice, the paper does not give them.
     """
     height, width = pixels.shape
-    scale, slant, shift = random.uniform(0.92, 1.08), random.uniform(-0.12, 0.12), random.uniform(-1.5, 1.5)
+    slant, shift = random.uniform(-0.12, 0.12), random.uniform(-1.5, 1.5)
     target = max(STEP, round(width * scale))
     matrix = np.array([[scale, slant, -slant * height / 2], [0, 1, shift]], np.float32)
     background = int(np.median(pixels[:, :: max(1, width // 64)]))

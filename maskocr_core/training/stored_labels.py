@@ -117,10 +117,8 @@ class LabelledLines(batches.Lines):
         own = labels["labels"].combine_chunks().take(places.combine_chunks())
         self._ends, self._labels = own.offsets.to_numpy(), own.values.to_numpy()
 
-    def collate(
-        self, places: np.ndarray, random: np.random.Generator | None = None, pinned: bool = False
-    ) -> LabelledBatch:
-        batch = super().collate(places, random, pinned)
+    def collate(self, places: np.ndarray, noise: batches.Noise | None = None, pinned: bool = False) -> LabelledBatch:
+        batch = super().collate(places, noise, pinned)
         labels = np.zeros(batch.valid.shape, np.int64)
         for row, place in zip(labels, places):
             own = self._labels[self._ends[place] : self._ends[place + 1]]

@@ -47,9 +47,9 @@ Answer = dict[str, float]
 
 
 @contextmanager
-def timed(lines: int) -> Iterator[Answer]:
+def timed() -> Iterator[Answer]:
     """What the block took, wall and processor time."""
-    answer: Answer = {"lines": lines}
+    answer: Answer = {}
     began, cpu = time.perf_counter(), time.process_time()
     yield answer
     answer |= {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu}
@@ -87,13 +87,28 @@ class Ours:
             update={"steps": count, "checkpoint_every": count, "workers": 0, "seed": number}
         )
 
-        def stream(first: int) -> Iterator[batches.Batch]:
-            drawn = batches.training(self.source, batch=training.batch, seed=number, first_step=first, **self.feeding)
-            return watched(drawn)
+        drawn: list[int] = []
 
-        with timed(count * training.batch) as answer:
+        def counted(stream: Iterator[batches.Batch]) -> Iterator[batches.Batch]:
+            for batch in stream:
+                drawn.append(len(batch.line_ids))
+                yield batch
+
+        def stream(first: int, _: batches.Bookmark) -> Iterator[batches.Batch]:
+            made = batches.training(
+                self.source,
+                batch=training.batch,
+                seed=number,
+                first_step=first,
+                fill=training.fill,
+                multiple=training.shares,
+                **self.feeding,
+            )
+            return watched(counted(made))
+
+        with timed() as answer:
             loop.fit(self.objective, stream, training, Forgetful(Path()))
-        return answer
+        return answer | {"lines": sum(drawn[:count])}
 
 
 class FreeOfCharge(Codebook):
@@ -124,7 +139,7 @@ class Peer:
         size, mask = self.config.pretrain.batch, self.config.mask
         count = len(self.source) // size
         self.module.train()
-        with timed(count * size) as answer:
+        with timed() as answer:
             for step, batch in zip(range(count), self._batches(number, size)):
                 probability = masking.probability(step / count, mask.start, mask.end)
                 labels = pad_sequence([self.labels[name] for name in batch.line_ids], True, -1)
@@ -134,7 +149,7 @@ class Peer:
                 self.optimizer.zero_grad()
                 loss.backward()
                 self.optimizer.step()
-        return answer
+        return answer | {"lines": count * size}
 
     def _batches(self, number: int, size: int) -> Iterator[batches.Batch]:
         if self.bucketed:

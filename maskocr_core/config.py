@@ -25,6 +25,9 @@ Decoding = Literal["ctc", "autoregressive"]
 Size = Annotated[str, Field(pattern=r"^[1-9]\d*x[1-9]\d*x[1-9]\d*$")]
 
 
+HANDS = {"pretrain": {"workers"}, "sweep": {"jobs"}}  # by section, the fields that say how many work on a result
+
+
 class Section(BaseModel):
     """A group of knobs. Frozen; unknown fields are refused; the string under a field is its description everywhere."""
 
@@ -316,8 +319,13 @@ class Config(Section):
             )
 
     def digest(self, sections: tuple[str, ...]) -> str:
-        """sha256 of the named sections as canonical JSON: what a stage that reads only these depends on."""
-        chosen = {name: getattr(self, name).model_dump(mode="json") for name in sorted(sections)}
+        """sha256 of the named sections as canonical JSON: what a stage that reads only these depends on.
+
+        How many work on it is left out: with more or fewer, unfinished work is gone on with, and the result is the same to the bit.
+        """
+        chosen = {
+            name: getattr(self, name).model_dump(mode="json", exclude=HANDS.get(name)) for name in sorted(sections)
+        }
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
 
 

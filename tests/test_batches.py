@@ -66,6 +66,26 @@ def test_a_stream_begun_at_a_later_step_decodes_nothing_of_the_windows_before(pa
     assert decoded["lines"] == BATCH
 
 
+@pytest.mark.parametrize("augment", [False, True])
+@pytest.mark.parametrize("fill", ["lines", "tokens"])
+@pytest.mark.parametrize("done", [1, 8, 30, 31])
+def test_a_stream_begun_with_a_bookmark_is_the_same_and_reads_no_window_before(packs, monkeypatch, fill, augment, done):
+    def stream(**place):
+        source = packed.stream(packs, "train", DATA)
+        return batches.training(source, batch=BATCH, seed=3, fill=fill, multiple=2, augment=augment, **place)
+
+    whole, read = list(islice(stream(), done + 20)), []
+    for name in ("window", "weights_of"):
+        ask = getattr(batches.Stream, name)
+        monkeypatch.setattr(batches.Stream, name, lambda *given, ask=ask: read.append(given[1]) or ask(*given))
+    again = stream(first_step=done, bookmark=whole[done - 1].bookmark)
+    first = next(again)
+    assert len(read) <= 3  # a window that is at its end, and the next one
+    for expected, found in zip(whole[done:], [first, *islice(again, 19)], strict=True):
+        assert found.line_ids == expected.line_ids and found.bookmark == expected.bookmark
+        assert torch.equal(found.ink, expected.ink)
+
+
 def test_a_stream_knows_how_many_lines_it_has_and_refuses_the_selection_of_other_lines(packs, tmp_path):
     assert len(packed.stream(packs, "train", DATA)) == LINES
     others = packed.pack(tmp_path, {"train": wide_lines(4, seed=1), "val": wide_lines(4, seed=2)})

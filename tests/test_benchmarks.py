@@ -8,6 +8,7 @@ import sys
 from types import SimpleNamespace
 
 import numpy as np
+import packed
 import pyarrow.parquet as pq
 import pytest
 import rendered
@@ -31,8 +32,10 @@ from benchmarks import (
     train_profile,
     train_workers,
 )
+from maskocr_core import config
+from maskocr_core.artifacts import Artifact
 from maskocr_core.judging.comparison import Readings
-from maskocr_core.training import distributed
+from maskocr_core.training import checkpoint, distributed
 
 
 class Inside:
@@ -187,6 +190,22 @@ def test_kraken_is_timed_without_its_start(tmp_path):
     ketos = train_contenders.Ketos(program, [b"a line"] * 16, tmp_path / "lines")
     assert ketos.run(1)["lines"] == 12 and ketos.parameters == 3.2e6
     assert (tmp_path / "lines" / "said").read_text().split() == ["4", "16"]
+
+
+def test_our_own_training_is_raced_with_the_batches_of_its_recipe(tmp_path):
+    """Those of the paper's recipes are filled by tokens."""
+    settings = config.load("smoke", ["pretrain.fill=tokens", "model.width=32"])
+    lines = packed.pack(tmp_path, {"unlabeled": packed.short_lines(64, seed=0, length=(3, 30))})
+    book = checkpoint.load_codebook(Artifact(packed.quantized(tmp_path / "codebook", lines, settings)), settings.data)
+    ours, seen = train_contenders.Ours(settings, packed.source(lines, "unlabeled", settings.data), book), []
+
+    def watched(stream):
+        for batch in stream:
+            seen.append(len(batch.line_ids))
+            yield batch
+
+    answer = ours.steps(0, 6, watched)
+    assert answer["lines"] == sum(seen[:6]) and len(set(seen)) > 1
 
 
 def test_the_intervals_that_reports_print_hold_the_truth_more_often_than_those_of_lines(monkeypatch):

@@ -131,6 +131,28 @@ def test_a_damaged_or_lost_checkpoint_is_left_aside_and_the_one_before_is_used(p
     assert steps(saved(again, 10, 15)) == [10, 15]
 
 
+@pytest.mark.parametrize("asked", ["exists", "content"])
+def test_a_checkpoint_that_cannot_be_read_now_is_not_taken_for_a_damaged_one(place, asked, monkeypatch):
+    kept = saved(place(), 5, 10)
+    before, ask = index(kept), getattr(storage, asked)
+
+    def out_of_order(uri):
+        if "step-" in uri:
+            raise ValueError(f"{uri}: cannot be opened (503 Slow Down)")
+        return ask(uri)
+
+    again = place()
+    again.begin()
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, asked, out_of_order)
+        with pytest.raises(
+            RuntimeError, match=r"step-00000010-1\.safetensors cannot be read now \(.*503.*\): run again"
+        ):
+            again.restore(*linear_and_optimizer(0))
+    assert index(kept)["checkpoints"] == before["checkpoints"] and steps(kept) == [5, 10]
+    assert place().restore(*linear_and_optimizer(0))[0] == 10
+
+
 def test_what_no_index_names_is_neither_used_nor_kept(place):
     kept = saved(place(), 5)
     storage.put(f"{kept.uri}/step-00000010-1.safetensors", b"whole, but nothing says so yet")
@@ -156,6 +178,18 @@ def test_an_earlier_attempt_that_still_lives_is_refused_and_what_the_later_one_w
     model, optimizer = linear_and_optimizer(0)
     assert place().restore(model, optimizer)[0] == 10
     assert torch.equal(model.weight, linear_and_optimizer(10)[0].weight)
+
+
+def test_an_attempt_is_told_that_another_has_begun_before_it_writes_anything(place):
+    stale, later = saved(place(), 5), place()
+    stale.demand_alone(10)
+    later.begin()
+    with pytest.raises(RuntimeError, match="attempt 1 .* refused its checkpoint of step 10: attempt 2 has begun"):
+        stale.demand_alone(10)
+    later.demand_alone(10)
+    storage.put(f"{later.uri}/index.json", b"{")
+    with pytest.raises(RuntimeError, match="is damaged.*the checkpoint of step 15 could not be written; the last good"):
+        later.demand_alone(15)
 
 
 def test_of_two_attempts_that_begin_and_save_together_one_wins_and_the_other_is_refused(place):
@@ -334,7 +368,7 @@ def after(step):
         (room / "ballast").write_bytes(bytes(700_000))
 training = Training(steps=20, checkpoint_every=2, shares=1)
 try:
-    fit(Grows(), lambda first: (batch for _ in count()), training, Checkpoints(room / "kept"), after=after)
+    fit(Grows(), lambda *_: (batch for _ in count()), training, Checkpoints(room / "kept"), after=after)
 except RuntimeError as error:
     print(error)
 (room / "ballast").unlink()

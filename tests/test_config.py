@@ -131,6 +131,11 @@ def test_a_digest_depends_on_its_sections_alone_and_not_on_their_order():
     assert before.digest(("data",)) != before.digest(("mask",))
 
 
+def test_a_digest_does_not_know_how_many_work_on_a_result():
+    few, many = config.load("smoke"), config.load("smoke", ["pretrain.workers=2", "sweep.jobs=7"])
+    assert few != many and few.digest(tuple(SECTIONS)) == many.digest(tuple(SECTIONS))
+
+
 def test_a_digest_does_not_know_the_name_of_the_recipe():
     smoke = config.load("smoke")
     assert smoke.digest(tuple(SECTIONS)) == smoke.model_copy(update={"recipe": "mine"}).digest(tuple(SECTIONS))

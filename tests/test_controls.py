@@ -109,7 +109,7 @@ def test_hidden_labels_of_held_out_lines_are_guessed_better_than_by_their_freque
     )
     fit(
         objective,
-        lambda first: batches.training(source, batch=32, seed=0, first_step=first),
+        lambda first, _: batches.training(source, batch=32, seed=0, first_step=first),
         training,
         Checkpoints(tmp_path / "checkpoints"),
     )

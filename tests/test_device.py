@@ -51,7 +51,7 @@ def test_every_tensor_of_a_batch_goes_to_the_device_and_nothing_else_changes(bat
     moved = device.moved(batch, torch.device("meta"))
     assert moved.ink.device.type == moved.valid.device.type == "meta"
     assert moved.ink.shape == batch.ink.shape and (moved.line_ids, moved.texts) == (batch.line_ids, batch.texts)
-    assert {field.name for field in dataclasses.fields(batch)} == {"ink", "valid", "line_ids", "texts"}
+    assert {field.name for field in dataclasses.fields(batch)} == {"ink", "valid", "line_ids", "texts", "bookmark"}
 
 
 def test_on_a_gpu_the_blocks_are_compiled_each_for_itself_for_any_width_and_keep_their_names(monkeypatch):

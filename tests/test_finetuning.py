@@ -272,6 +272,7 @@ def test_a_gentle_run_that_was_killed_equals_an_uninterrupted_one_to_the_bit(
         assert files[0].read_bytes() == files[1].read_bytes()
     rows = [TrainingLog(tmp_path / each / "log.jsonl").rows() for each in ("killed", "whole")]
     assert [row["loss"] for row in rows[0]] == [row["loss"] for row in rows[1]]
+    assert rows[1][-1]["validation_cer"] == whole["curve"][-1][1] and whole["curve"][-1][0] == 24
 
 
 @pytest.mark.parametrize("decoder, other", [("ctc", "autoregressive"), ("autoregressive", "ctc")])

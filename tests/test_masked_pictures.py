@@ -56,7 +56,7 @@ def test_the_probe_reads_at_every_look_and_its_figure_is_in_the_log_and_the_metr
     folder, figures = road
     rows = [json.loads(row) for row in (folder / "encoder/log.jsonl").read_text().splitlines() if row]
     assert 0 < figures["probe_cer"] <= 1.5
-    assert all("probe_cer" in row for row in rows[1:])
+    assert all("probe_cer" in row for row in rows[1:]) and rows[-1]["probe_cer"] == figures["probe_cer"]
 
 
 def test_a_probe_without_labelled_lines_is_refused_with_the_mend(tmp_path):

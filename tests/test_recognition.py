@@ -90,7 +90,7 @@ def recognition(characters, decoder="ctc", **gentleness):
 def test_four_lines_are_learnt_by_heart(four, tmp_path, decoder):
     objective = recognition("abcdeg ", decoder)
     training = Training(steps=120, learning_rate=2e-3, checkpoint_every=120)
-    fit(objective, lambda first: (four for _ in count()), training, Checkpoints(tmp_path / "checkpoints"))
+    fit(objective, lambda *_: (four for _ in count()), training, Checkpoints(tmp_path / "checkpoints"))
     assert objective.recognizer.eval().read(four.ink, four.valid)[0] == four.texts
 
 

@@ -176,6 +176,6 @@ def test_shares_that_cannot_be_added_pairwise_or_dealt_evenly_are_refused(settin
 
 def test_lines_of_steps_are_written_on_demand_alone(tmp_path):
     four = batch([8] * 4)
-    fit(Reading(), lambda first: (four for _ in count()), Training(steps=2), Checkpoints(tmp_path / "kept"))
+    fit(Reading(), lambda *_: (four for _ in count()), Training(steps=2), Checkpoints(tmp_path / "kept"))
     assert sorted(path.name for path in Path(tmp_path).iterdir()) == ["kept"]
     assert checkpoint.load_tensors(next((tmp_path / "kept").glob("*.safetensors")))["model.used"].shape == (2,)

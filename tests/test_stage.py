@@ -78,14 +78,18 @@ def test_a_selection_of_other_lines_is_refused(smoke, road, raw, tmp_path):
         stages.get("quantize")(smoke, lines=road["lines"], selection=other[1], codebook_out=tmp_path / "out")
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.cluster)])
-def test_a_killed_pretraining_goes_on_from_its_checkpoint_and_gives_the_same_encoder(road, tmp_path, workers):
-    undisturbed = _pretrain(road["root"], tmp_path / "undisturbed", tmp_path / "work-a", workers)
+@pytest.mark.parametrize(
+    "before, after", [(0, 0), *(pytest.param(*hands, marks=pytest.mark.cluster) for hands in ((2, 2), (2, 0), (0, 2)))]
+)
+def test_a_killed_pretraining_goes_on_from_its_checkpoint_with_any_workers_and_gives_the_same_encoder(
+    road, tmp_path, before, after
+):
+    undisturbed = _pretrain(road["root"], tmp_path / "undisturbed", tmp_path / "work-a", after)
     assert undisturbed.wait() == 0
-    killed = _pretrain(road["root"], tmp_path / "killed", tmp_path / "work-b", workers)
+    killed = _pretrain(road["root"], tmp_path / "killed", tmp_path / "work-b", before)
     _kill_after_a_checkpoint(killed, tmp_path / "work-b")
     assert not (tmp_path / "killed").exists()
-    again = _pretrain(road["root"], tmp_path / "killed", tmp_path / "work-b", workers)
+    again = _pretrain(road["root"], tmp_path / "killed", tmp_path / "work-b", after)
     assert again.wait() == 0
     resumed = Artifact(tmp_path / "killed")
     assert resumed.metrics["resumed_at"] > 0

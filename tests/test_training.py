@@ -216,7 +216,7 @@ def test_a_loss_that_is_not_finite_names_step_lines_and_the_last_good_checkpoint
     batch = Batch(torch.zeros(2, 1, 32, 8), torch.ones(2, 1, dtype=torch.bool), ["line-one", "line-two"], ["", ""])
     training = Training(steps=20, checkpoint_every=5, shares=1)
     with pytest.raises(ValueError) as refusal:
-        loop.fit(Breaks(13, value), lambda first: (batch for _ in count()), training, Checkpoints(tmp_path / "kept"))
+        loop.fit(Breaks(13, value), lambda *_: (batch for _ in count()), training, Checkpoints(tmp_path / "kept"))
     said = str(refusal.value)
     assert said.startswith(f"the loss is {value}") and "at step 13 (lines line-one, line-two" in said
     assert (

@@ -11,8 +11,9 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -35,13 +36,23 @@ Noise = tuple[np.ndarray, np.random.Generator]
 
 
 @dataclass(frozen=True)
+class Bookmark:
+    """Where a window of row groups begins: a resume that has it reads nothing of the windows before. step: the first made of it."""
+
+    epoch: int = 0
+    window: int = 0
+    step: int = 0
+
+
+@dataclass(frozen=True)
 class Batch:
-    """ink (B, 1, H, W) float32 in [0, 1], 0 = paper and padding; valid (B, L) bool, L = W / 8."""
+    """ink (B, 1, H, W) float32 in [0, 1], 0 = paper and padding; valid (B, L) bool, L = W / 8; bookmark: of its window."""
 
     ink: Tensor
     valid: Tensor
     line_ids: list[str]
     texts: list[str]
+    bookmark: Bookmark = field(default=Bookmark(), kw_only=True)
 
 
 class Lines:
@@ -174,6 +185,7 @@ def training(
     batch: int,
     seed: int,
     first_step: int = 0,
+    bookmark: Bookmark = Bookmark(),
     rank: int = 0,
     world: int = 1,
     augment: bool = False,
@@ -184,12 +196,12 @@ def training(
 ) -> Iterator[Batch]:
     """Batches of training steps `first_step`, `first_step` + 1, … without end; rank r of n gets rows r, r + n, … of each.
 
-    fill: `batch` lines each, or as many lines, a multiple of `multiple`, as make up the padded steps of `batch` lines of
+    bookmark: of a batch before `first_step` of the same lines, settings and seed. fill: `batch` lines each, or as many lines, a multiple of `multiple`, as make up the padded steps of `batch` lines of
     mean width. decoders: threads that decode ahead; 0 decodes where a batch is asked for. pinned: for a GPU, as `Lines.collate`.
 
     Raises ValueError if there is no line, or `batch` is not a multiple of `world`.
     """
-    calls = _drawn(source, batch, seed, first_step, rank, world, augment, fill, multiple, pinned)
+    calls = _drawn(source, batch, seed, first_step, bookmark, rank, world, augment, fill, multiple, pinned)
     return ahead(calls, decoders) if decoders else (call() for call in calls)
 
 
@@ -198,6 +210,7 @@ def _drawn(
     batch: int,
     seed: int,
     first_step: int,
+    bookmark: Bookmark,
     rank: int,
     world: int,
     augment: bool,
@@ -210,10 +223,10 @@ def _drawn(
         raise ValueError("there is no line to train on: see the verdicts of fit and the quarantine of validate")
     if batch % world:
         raise ValueError(f"a batch of {batch} lines cannot be shared evenly by {world} workers; make it a multiple")
-    step, epoch = 0, 0
+    step, epoch, first_window = bookmark.step, bookmark.epoch, bookmark.window
     while True:
         before = step
-        for window, groups in enumerate(_windows(source, seed, epoch)):
+        for window, groups in islice(enumerate(_windows(source, seed, epoch)), first_window, None):
             random = np.random.default_rng([seed, epoch, window])
             if fill == "lines" and step < first_step:
                 # Of a window that a resume may skip, the weights are enough to know its steps.
@@ -228,15 +241,20 @@ def _drawn(
             scales = random.uniform(*(images.SCALES if augment else WIDTH_NOISE), len(places))
             widths = drawn_from.widths[places] * scales
             chunks = _bucketed(widths, batch, random, fill, multiple)
+            begins = Bookmark(epoch, window, step)
             for number, chunk in enumerate(chunks, step):
                 if number >= first_step:
                     own = chunk[rank::world]
                     noise = (scales[own], np.random.default_rng([seed, number, rank])) if augment else None
-                    yield partial(drawn_from.collate, places[own], noise, pinned)
+                    yield partial(_collated, drawn_from, places[own], noise, pinned, begins)
             step += len(chunks)
         if step == before and not any(source.weights_of([group]).any() for group in source.groups):
             raise ValueError("every line has weight 0: there is nothing to draw; see the verdicts of fit")
-        epoch += 1
+        epoch, first_window = epoch + 1, 0
+
+
+def _collated(source: Lines, places: np.ndarray, noise: Noise | None, pinned: bool, bookmark: Bookmark) -> Batch:
+    return replace(source.collate(places, noise, pinned), bookmark=bookmark)
 
 
 def _kept(weights: np.ndarray, random: np.random.Generator) -> np.ndarray:

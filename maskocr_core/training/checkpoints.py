@@ -77,6 +77,15 @@ class Checkpoints:
                     tensors[f"file.{name}"] = torch.frombuffer(bytearray(content), dtype=torch.uint8)
         self._writing = self._writer.submit(self._write, step, tensors, dict(figures))
 
+    def demand_alone(self, step: int) -> None:
+        """Raises RuntimeError if another attempt has begun since this one, which then may write nothing more, or if that cannot be told."""
+        if not self.attempt:
+            return
+        try:
+            self._demand_own(self._index(), step)
+        except (ValueError, OSError) as error:
+            raise RuntimeError(self._not_written(step, error)) from error
+
     def finish(self) -> None:
         """Return once what was saved is written; raises what went wrong."""
         if self._writing:
@@ -91,14 +100,15 @@ class Checkpoints:
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, Any]]:
         """Load the newest whole checkpoint; (step, figures), or (0, {}) if there is none.
 
-        Raises ValueError if its tensors are of other names or shapes than those of `model`.
+        Raises ValueError if its tensors are of other names or shapes than those of `model`, and RuntimeError if whether it is whole
+        cannot be told now: going on from an earlier one would end with this one removed.
         """
         for entry in reversed(self._index()["checkpoints"]):
-            try:
-                tensors = self._read(entry)
-            except (ValueError, OSError) as error:
-                print(f"checkpoint {entry['name']} is damaged and left aside ({error})", flush=True)
+            content, why_not = self._read(entry)
+            if content is None:
+                print(f"checkpoint {entry['name']} is damaged and left aside ({why_not})", flush=True)
                 continue
+            tensors = load(content)
             self._demand_same_shapes(entry["name"], tensors, model)
             model.load_state_dict(_part(tensors, "model."))
             state: dict[int, dict[str, Tensor]] = {}
@@ -125,12 +135,7 @@ class Checkpoints:
         before: list[dict[str, Any]] = []
 
         def with_this_one(index: dict[str, Any]) -> dict[str, Any]:
-            if index["id"] != self._id:
-                why = f"attempt {index['attempt']} has begun at {self.uri} since and goes on alone"
-                why = why if index["attempt"] else f"those in {self.uri} were removed meanwhile"
-                raise RuntimeError(
-                    f"attempt {self.attempt} at this training is refused its checkpoint of step {step}: {why}"
-                )
+            self._demand_own(index, step)
             before[:] = index["checkpoints"]
             # Those of later steps were damaged, or this attempt would have gone on from them.
             return index | {"checkpoints": _kept([*(one for one in before if one["step"] < step), entry])}
@@ -148,6 +153,14 @@ class Checkpoints:
                 with contextlib.suppress(OSError, ValueError):  # the next attempt sweeps it up
                     storage.erase(f"{self.uri}/{old['name']}")
 
+    def _demand_own(self, index: dict[str, Any], step: int) -> None:
+        if index["id"] != self._id:
+            why = f"attempt {index['attempt']} has begun at {self.uri} since and goes on alone"
+            why = why if index["attempt"] else f"those in {self.uri} were removed meanwhile"
+            raise RuntimeError(
+                f"attempt {self.attempt} at this training is refused its checkpoint of step {step}: {why}"
+            )
+
     def _not_written(self, step: int, error: Exception) -> str:
         full = isinstance(error, OSError) and error.errno == errno.ENOSPC
         return (
@@ -155,12 +168,20 @@ class Checkpoints:
             f"the last good one is {self.last_good}: {'free space' if full else 'mend it'} and run again"
         )
 
-    def _read(self, entry: dict[str, Any]) -> dict[str, Tensor]:
-        with storage.open_input(f"{self.uri}/{entry['name']}") as file:
-            content = bytes(file.read())
+    def _read(self, entry: dict[str, Any]) -> tuple[bytes | None, str]:
+        """What a checkpoint holds, or None and what is wrong with it."""
+        uri = f"{self.uri}/{entry['name']}"
+        try:
+            if not storage.exists(uri):
+                return None, "it is gone"
+            content = storage.content(uri)
+        except (ValueError, OSError) as error:
+            raise RuntimeError(
+                f"checkpoint {uri} cannot be read now ({error}): run again when it can, or remove it to go on from the one before"
+            ) from error
         if hashlib.sha256(content).hexdigest() != entry["sha256"]:
-            raise ValueError("its digest is not the one in the index")
-        return load(content)
+            return None, "its digest is not the one in the index"
+        return content, ""
 
     def _demand_same_shapes(self, name: str, tensors: dict[str, Tensor], model: nn.Module) -> None:
         found = {name: tuple(tensor.shape) for name, tensor in _part(tensors, "model.").items()}

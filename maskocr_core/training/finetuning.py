@@ -119,12 +119,13 @@ def _train(run: Run, config: Config, data: Path, selection: Path, kept: KeptRun)
     curve = Curve(kept, run, recognizer, model, validation, run.remedies(config).get("average", 0.0))
     log = TrainingLog(folder / "log.jsonl")
 
-    def stream(first: int):
+    def stream(first: int, bookmark: batches.Bookmark):
         return batches.training(
             drawn,
             batch=settings.batch,
             seed=run.seed,
             first_step=first,
+            bookmark=bookmark,
             augment=True,
             **device.feeding(),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import math
 import time
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from maskocr_core.config import Training
-from maskocr_core.data.batches import Batch
+from maskocr_core.data.batches import Batch, Bookmark
 from maskocr_core.services.workers import among_peers
 from maskocr_core.training import device, shares
 from maskocr_core.training.checkpoints import Checkpoints
@@ -36,7 +37,7 @@ def learning_rate(step: int, training: Training) -> float:
 
 def fit(
     objective: nn.Module,
-    batches: Callable[[int], Generator[Batch, None, None]],
+    batches: Callable[[int, Bookmark], Generator[Batch, None, None]],
     training: Training,
     checkpoints: Checkpoints,
     *,
@@ -46,9 +47,9 @@ def fit(
 ) -> dict[str, float]:
     """Train to `training.steps` from the last checkpoint, or from the start.
 
-    batches: first step → this worker's rows r, r + n, … of the batches from there on. log: (steps done, figures), now and
-    then, on rank 0. after: called there with the number of steps done before each checkpoint is written; the figures that
-    it returns are kept with the checkpoint. Returns the figures of the last log line and `cpu_seconds` and `gpu_seconds` of
+    batches: first step, bookmark of the batch before → this worker's rows r, r + n, … of the batches from there on. log: (steps done, figures), now and
+    then, on rank 0. after: called there with the number of steps done before each checkpoint is written, and before these steps are
+    logged, so that what it finds out can be; not where another attempt has begun. The figures that it returns are kept with the checkpoint. Returns the figures of the last log line and `cpu_seconds` and `gpu_seconds` of
     all workers, those of earlier attempts included; `resumed_at` is the step at which this attempt began.
 
     Raises ValueError at a loss that is not finite, naming step, lines and the last good checkpoint, or if that is of
@@ -61,13 +62,13 @@ def fit(
         _groups(objective, training), lr=training.learning_rate, betas=(0.9, 0.98), fused=True
     )
     first, kept = _resumed(objective, optimizer, checkpoints, place)
-    window = Window(**kept.pop("window", {}))
+    window, bookmark = Window(**kept.pop("window", {})), Bookmark(**kept.pop("bookmark", {}))
     figures: dict[str, float] = dict(kept)
     meter = Meter(kept, device.gpus_held(where), place)
     drawn = StepLog(checkpoints.attempt, place)
     objective.train()
     pace = Pace()
-    with _kept_whole(checkpoints), contextlib.closing(batches(first)) as stream:
+    with _kept_whole(checkpoints), contextlib.closing(batches(first, bookmark)) as stream:
         for step in range(first, training.steps):
             with pace.waiting():
                 batch = device.moved(next(stream), where)
@@ -80,17 +81,20 @@ def fit(
             )
             if logging or keeping:
                 _collect(window, place)
+            if keeping and place.rank == 0:
+                with pace.paused():  # validation is no part of the speed of training
+                    checkpoints.demand_alone(done)
+                    said = after(done) or {}
+                objective.train()
             if logging:
                 if place.rank == 0:
                     figures = window.means() | {"learning_rate": learning_rate(step, training)} | pace.figures()
                     log(done, figures)
                 window, pace = Window(), Pace()
             if keeping and place.rank == 0:
-                with pace.paused():  # validation is no part of the speed of training
-                    said = after(done) or {}
-                objective.train()
                 figures |= meter.read()
-                checkpoints.save(done, objective, optimizer, figures | said | {"window": window.state()})
+                state = {"window": window.state(), "bookmark": dataclasses.asdict(batch.bookmark)}
+                checkpoints.save(done, objective, optimizer, figures | said | state)
     return {**figures, "resumed_at": float(first)}
 
 
@@ -115,7 +119,7 @@ def _kept_whole(checkpoints: Checkpoints) -> Iterator[None]:
 def _resumed(
     objective: nn.Module, optimizer: torch.optim.Optimizer, checkpoints: Checkpoints, place: Place
 ) -> tuple[int, dict[str, Any]]:
-    """Step and figures to go on from; rank 0 alone reads the checkpoint and hands it to the others."""
+    """Step and figures to go on from; rank 0 alone reads the checkpoint, and hands to the others what they need of it."""
     first, kept = 0, {}
     if place.rank == 0:
         checkpoints.begin()
@@ -123,11 +127,12 @@ def _resumed(
     if place.world > 1:
         from torch import distributed
 
-        handed = [(checkpoints.attempt, first, objective.state_dict(), optimizer.state_dict())]
+        bookmark = {name: kept[name] for name in ("bookmark",) if name in kept}
+        handed = [(checkpoints.attempt, first, bookmark, objective.state_dict(), optimizer.state_dict())]
         with among_peers():
             distributed.broadcast_object_list(handed)
         if place.rank:
-            checkpoints.attempt, first, weights, state = handed[0]
+            checkpoints.attempt, first, kept, weights, state = handed[0]
             objective.load_state_dict(weights)
             optimizer.load_state_dict(state)
     return first, kept

@@ -54,12 +54,13 @@ def train(
     watch = Watch(objective, config, data, selection, folder) if rank == 0 else None
     log = TrainingLog(folder / "log.jsonl")
 
-    def stream(first: int):
+    def stream(first: int, bookmark: batches.Bookmark):
         return batches.training(
             source,
             batch=config.pretrain.batch,
             seed=config.pretrain.seed,
             first_step=first,
+            bookmark=bookmark,
             rank=place.rank,
             world=place.world,
             fill=config.pretrain.fill,

@@ -62,7 +62,8 @@ def split(batch: Batch, count: int) -> list[Batch]:
 
 
 def _cut(batch: Batch, rows: slice) -> Batch:
-    own = {field.name: getattr(batch, field.name)[rows] for field in dataclasses.fields(batch)}
+    by_line = (field.name for field in dataclasses.fields(batch) if field.name != "bookmark")
+    own = {name: getattr(batch, name)[rows] for name in by_line}
     pad = PAD_TO // STEP
     longest = int(own["valid"].any(0).nonzero().max()) + 1 if own["valid"].any() else 0
     steps = min(own["valid"].shape[1], max(pad, longest + -longest % pad))

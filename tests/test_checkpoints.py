@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 import packed
@@ -129,6 +130,24 @@ def test_a_damaged_or_lost_checkpoint_is_left_aside_and_the_one_before_is_used(p
     assert again.restore(*linear_and_optimizer(0))[0] == 5
     assert "checkpoint step-00000010-1.safetensors is damaged and left aside" in capsys.readouterr().out
     assert steps(saved(again, 10, 15)) == [10, 15]
+
+
+def test_the_index_is_read_whole_while_it_is_being_replaced(place):
+    kept, done = saved(place(), *range(1, 4)), threading.Event()
+
+    def ask():
+        asked = 0
+        while not done.is_set():
+            kept.demand_alone(9)
+            asked += 1
+        return asked
+
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(ask)
+        for step in range(4, 24):
+            saved(kept, step, figures=lambda step: {"note": "x" * (step % 3 * 400)})
+        done.set()
+        assert asking.result() > 3
 
 
 @pytest.mark.parametrize("asked", ["exists", "content"])

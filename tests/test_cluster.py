@@ -3,6 +3,7 @@
 import ipaddress
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,8 +14,10 @@ from conftest import run_stage
 
 from maskocr_core import artifacts, config
 from maskocr_core.artifacts import Artifact
-from maskocr_core.services import cluster, workers
+from maskocr_core.services import cluster, storage, workers
+from maskocr_core.training import checkpoint
 from maskocr_core.training.log import TrainingLog
+from maskocr_core.training.saw import Saw
 
 pytestmark = pytest.mark.cluster
 
@@ -53,15 +56,96 @@ def test_workers_that_share_no_folder_with_the_caller_go_by_the_store_and_send_b
     assert Artifact(tmp_path / "encoder").read_bytes("encoder.safetensors")
 
 
+SWEEP = ('sweep.starts=["scratch","transfer","pretrained"]', "sweep.steps=8", "sweep.transfer_steps=4", "sweep.jobs=2")
+
+
+def to_fine_tune(root, settings):
+    """Lines, selection and encoder below `root`."""
+    splits = dict(zip(("train", "val", "transfer-train", "transfer-val"), range(4)))
+    packed.pack(root, {name: packed.short_lines(8, seed=seed) for name, seed in splits.items()})
+    encoder = checkpoint.new_encoder(settings.model, settings.data.height)
+    checkpoint.save_encoder(encoder, settings.model, settings.data, root / "encoder")
+    Saw().write(root / "encoder")
+    artifacts.finish(root / "encoder", kind="encoder", config={}, metrics={"cpu_minutes": 0.0})
+
+
+def recognisers(folder):
+    return {
+        start: Artifact(folder).read_bytes(f"{start}-0/all/recognizer.safetensors")
+        for start in ("scratch", "transfer", "pretrained")
+    }
+
+
+@pytest.fixture
+def fine_tuned_here(tmp_path):
+    """What the runs come to inside this process, by start."""
+    settings = config.load("smoke", [*SWEEP, "sweep.jobs=0"])
+    to_fine_tune(tmp_path, settings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MASKOCR_WORK", str(tmp_path / "work-here"))
+        run_stage("finetune", settings, tmp_path, tmp_path, transfer_uri="", recognizers_out=tmp_path / "here")
+    return recognisers(tmp_path / "here")
+
+
+def test_fine_tuning_on_a_given_cluster_finds_inputs_that_are_named_from_where_it_was_called(
+    fine_tuned_here, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MASKOCR_WORK", "work-there")
+    with nodes.one_node() as address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        run_stage(
+            "finetune", config.load("smoke", SWEEP), Path(), Path(), transfer_uri="", recognizers_out=Path("there")
+        )
+    assert recognisers(tmp_path / "there") == fine_tuned_here
+
+
+@pytest.mark.services
+def test_fine_tuning_on_nodes_that_share_no_folder_with_the_caller_goes_by_the_store(
+    at_s3, fine_tuned_here, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("MASKOCR_STORE", f"s3://{at_s3.buckets[0]}/far")
+    monkeypatch.setenv("MASKOCR_WORK", str(tmp_path / "work-there"))
+    touch, of = Path.touch, workers.Carried.of
+    monkeypatch.setattr(Path, "touch", lambda path: None if path.name.startswith(".seen-") else touch(path))
+    unseen = lambda path: replace(of(path), path=Path("/nowhere") / path.name)  # noqa: E731
+    monkeypatch.setattr(workers.Carried, "of", unseen)
+    with nodes.one_node() as address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        run_stage(
+            "finetune",
+            config.load("smoke", SWEEP),
+            tmp_path,
+            tmp_path,
+            transfer_uri="",
+            recognizers_out=tmp_path / "there",
+        )
+    assert recognisers(tmp_path / "there") == fine_tuned_here
+    kept = {file.name.split("/")[1] for file in storage.files(f"s3://{at_s3.buckets[0]}/far/unfinished/runs/")}
+    assert "result.json" in kept and "checkpoints" not in kept
+
+
+def test_fine_tuning_on_nodes_that_share_neither_a_folder_nor_a_store_is_refused(tmp_path, monkeypatch):
+    settings = config.load("smoke", SWEEP)
+    to_fine_tune(tmp_path, settings)
+    monkeypatch.setenv("MASKOCR_WORK", str(tmp_path / "work-there"))
+    monkeypatch.setattr(Path, "touch", lambda path: None)
+    with pytest.raises(
+        RuntimeError, match="workers do not see .*: give the nodes a common folder for MASKOCR_WORK, or"
+    ):
+        run_stage("finetune", settings, tmp_path, tmp_path, transfer_uri="", recognizers_out=tmp_path / "there")
+
+
 def test_workers_that_share_neither_a_folder_nor_a_store_with_the_caller_are_refused(tmp_path, monkeypatch):
     with pytest.raises(
         ValueError, match=r"workers do not see .*/work: give the nodes a common folder for MASKOCR_WORK, or"
     ):
-        workers._folder_here(tmp_path / "work", tmp_path / "work/.seen-1")
+        workers.folder_here(tmp_path / "work", tmp_path / "work/.seen-1")
 
 
 def test_the_small_files_of_an_artifact_come_along_to_where_its_folder_is_not_seen(tmp_path, monkeypatch):
     monkeypatch.setenv("MASKOCR_STORE", "s3://somewhere")
+    monkeypatch.setenv("RAY_ADDRESS", "there:6379")
     artifacts.write_json(tmp_path / "thing/deep/a.json", {"a": 1})
     artifacts.finish(tmp_path / "thing", kind="thing", config={}, metrics={})
     carried = workers._carried(tmp_path / "thing")

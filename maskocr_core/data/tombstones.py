@@ -120,8 +120,7 @@ def entries(uri: str) -> list[dict[str, str]]:
     """
     if not storage.exists(uri):
         return []
-    with storage.open_input(uri) as file:
-        content = bytes(file.read())
+    content = storage.content(uri)
     try:
         listed = json.loads(content)
         if listed["format_version"] != FORMAT_VERSION:

@@ -40,6 +40,11 @@ def open_input(uri: str) -> Any:
         raise ValueError(f"{uri}: cannot be opened ({error}); bring it back") from None
 
 
+def content(uri: str) -> bytes:
+    with open_input(uri) as file:
+        return bytes(file.read())
+
+
 def put(uri: str, content: bytes) -> None:
     """Written under a temporary name, synced and renamed."""
     path = Path(uri)

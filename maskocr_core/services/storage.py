@@ -119,9 +119,8 @@ def open_input(uri: str) -> Any:
 
 
 def content(uri: str) -> bytes:
-    """A whole small file. Raises ValueError if it cannot be opened."""
-    with open_input(uri) as file:
-        return bytes(file.read())
+    """A whole file as it is at one moment, though it may be replaced meanwhile. Raises ValueError if it cannot be opened."""
+    return _keeper(uri).content(uri)
 
 
 def fetched(uri: str, folder: Path, most: int = 1 << 20) -> Path:

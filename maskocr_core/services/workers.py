@@ -52,16 +52,34 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Carried:
-    """The small files of an artifact, for workers that share no folder with the caller; the large ones are in the store."""
+    """The files of a small folder, for workers that share none with the caller; large files of an artifact are in the store.
+
+    Nothing is packed where workers are sure to see the folder, or could not go on without it.
+    """
 
     path: Path
     files: dict[str, bytes]
 
+    @classmethod
+    def of(cls, path: Path) -> Carried:
+        far = os.environ.get("RAY_ADDRESS") and os.environ.get("MASKOCR_STORE")
+        return cls(path.absolute(), packed(path) if far else {})
+
     def here(self) -> Path:
-        """The artifact's own folder where that is seen, else a new one with these files."""
-        return (
-            self.path if (self.path / artifacts.MANIFEST).is_file() else unpacked(self.files, Path(tempfile.mkdtemp()))
-        )
+        """The folder itself where it is seen, else a new one with these files."""
+        return self.path if self.path.is_dir() or not self.files else unpacked(self.files, Path(tempfile.mkdtemp()))
+
+
+@contextmanager
+def marked(folder: Path) -> Iterator[Path]:
+    """A file in the folder of unfinished work by which workers see that it is the caller's own."""
+    mark = folder / f".seen-{uuid.uuid4().hex}"
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+    try:
+        yield mark
+    finally:
+        mark.unlink(missing_ok=True)
 
 
 def data_parallel(
@@ -76,27 +94,25 @@ def data_parallel(
     Raises ValueError or RuntimeError with the worker's own message if one fails by itself, and RuntimeError if workers are
     lost again and again.
     """
-    mark = folder / f".seen-{uuid.uuid4().hex}"
-    mark.parent.mkdir(parents=True, exist_ok=True)
-    mark.touch()
-    try:
-        with cluster.connected(cpus=workers) as ray, tempfile.TemporaryDirectory(prefix="maskocr-train-") as storage:
-            here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-                ray.get_runtime_context().get_node_id(), soft=False
-            )
-            verdict = ray.remote(num_cpus=0, scheduling_strategy=here)(Verdict).remote()  # not where a node may be lost
-            attempt = _attempt(function, tuple(map(_carried, arguments)), folder, mark, verdict, Path(storage))
-            try:
-                came = _trainer(ray, attempt, workers, storage).fit().return_value
-            except Exception as error:
-                _raise(ray.get(verdict.said.remote()))
-                raise RuntimeError(
-                    f"training workers were lost {MAX_LOST + 1} times ({cluster.last_line(error)}): "
-                    "run the stage again and it goes on from its checkpoint"
-                ) from error
+    with (
+        marked(folder) as mark,
+        cluster.connected(cpus=workers) as ray,
+        tempfile.TemporaryDirectory(prefix="maskocr-train-") as storage,
+    ):
+        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            ray.get_runtime_context().get_node_id(), soft=False
+        )
+        verdict = ray.remote(num_cpus=0, scheduling_strategy=here)(Verdict).remote()  # not where a node may be lost
+        attempt = _attempt(function, tuple(map(_carried, arguments)), folder, mark, verdict, Path(storage))
+        try:
+            came = _trainer(ray, attempt, workers, storage).fit().return_value
+        except Exception as error:
             _raise(ray.get(verdict.said.remote()))
-    finally:
-        mark.unlink(missing_ok=True)
+            raise RuntimeError(
+                f"training workers were lost {MAX_LOST + 1} times ({cluster.last_line(error)}): "
+                "run the stage again and it goes on from its checkpoint"
+            ) from error
+        _raise(ray.get(verdict.said.remote()))
     figures, files = came
     unpacked(files, folder)
     return figures
@@ -148,7 +164,7 @@ def _attempt(
             meeting = broadcast_from_rank_zero(_meeting(None if given else storage))
             if rank >= world:  # gradients are added up pair by pair: this one waits for its pair
                 return {}, {}
-            here, seen = _folder_here(folder, mark)
+            here, seen = folder_here(folder, mark)
             if world > 1:
                 with among_peers():
                     backend = "nccl" if torch.cuda.is_available() else "gloo"
@@ -186,7 +202,7 @@ def _meeting(storage: Path | None) -> str:
         return f"tcp://{address}:{probe.getsockname()[1]}"
 
 
-def _folder_here(folder: Path, mark: Path) -> tuple[Path, bool]:
+def folder_here(folder: Path, mark: Path) -> tuple[Path, bool]:
     """(folder of the unfinished work for this worker, whether it is the caller's own).
 
     Raises ValueError if it is not, and there is no store either: checkpoints would be lost with this node.
@@ -206,7 +222,7 @@ def _folder_here(folder: Path, mark: Path) -> tuple[Path, bool]:
 
 def _carried(argument: Any) -> Any:
     if isinstance(argument, Path) and (argument / artifacts.MANIFEST).is_file():
-        return Carried(argument.absolute(), packed(argument) if os.environ.get("MASKOCR_STORE") else {})
+        return Carried.of(argument)
     return argument
 
 

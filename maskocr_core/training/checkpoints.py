@@ -198,8 +198,7 @@ class Checkpoints:
         uri = f"{self.uri}/{INDEX}"
         if not storage.exists(uri):
             return self._parsed(None)
-        with storage.open_input(uri) as file:
-            return self._parsed(bytes(file.read()))
+        return self._parsed(storage.content(uri))
 
     def _replace_index(self, change: Any) -> dict[str, Any]:
         written: dict[str, Any] = {}

@@ -92,7 +92,8 @@ def train(run: Run, config: Config, data: Path, selection: Path, folder: Path) -
         finished = folder / RESULT
         if not finished.is_file():
             artifacts.write_json(finished, _train(run, config, data, selection, kept))
-            kept.keep("log.jsonl", finished.name)
+            # All of it once more: an attempt that did not know of this one may have put something of its own there.
+            kept.keep(*MARKS, CURVE, "log.jsonl", RESULT)
         return json.loads(finished.read_text())
 
 

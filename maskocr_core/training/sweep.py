@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import reduce
 from itertools import product
 from operator import or_
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Config
+from maskocr_core.services.workers import Carried, folder_here, marked
 from maskocr_core.training import checkpoint, finetuning
 from maskocr_core.training.distributed import each
 from maskocr_core.training.finetuning import MARKS, Run
@@ -106,7 +108,10 @@ def runs(starts: list[str], config: Config, encoder: Path, recognizers: dict[tup
 
 
 def carry_out(grid: list[Run], config: Config, lines: Path, selection: Path, home: Path, code: str) -> list[dict]:
-    """Results of all runs, each in `home/<its key>`: those made before are taken from there, killed ones go on."""
+    """Results of all runs, each in `home/<its key>`: those made before are taken from there, killed ones go on.
+
+    On a given cluster the nodes see `home` and the inputs, or all of them a MASKOCR_STORE, from where what was made comes back.
+    """
     keys = [run.key(config, Artifact(lines), Artifact(selection), code) for run in grid]
     folders = [home / key for key in keys]
     names = [
@@ -118,18 +123,36 @@ def carry_out(grid: list[Run], config: Config, lines: Path, selection: Path, hom
     for name, folder in zip(names, folders):
         if (folder / "result.json").is_file():
             print(f"{name}: made before, reused", flush=True)
-    results = each(
-        finetuning.train,
-        [(run, config, lines, selection, folder) for run, folder in zip(grid, folders)],
-        jobs=config.sweep.jobs,
-        what=names,
-        logs=[folder / "log.jsonl" for folder in folders],
-        steps=[run.steps for run in grid],
-        registry=config.registry,
-    )
+    inputs = Carried.of(lines), Carried.of(selection)
+    with marked(home) as mark:
+        results = each(
+            _anywhere,
+            [(run, _carried(run), config, *inputs, folder, mark) for run, folder in zip(grid, folders)],
+            jobs=config.sweep.jobs,
+            what=names,
+            logs=[folder / "log.jsonl" for folder in folders],
+            steps=[run.steps for run in grid],
+            registry=config.registry,
+        )
     for folder in folders:
+        KeptRun(folder).bring()
         KeptRun(folder).drop_checkpoints()
     return results
+
+
+def _carried(run: Run) -> dict[str, Carried]:
+    """What a run starts from, by the field of `Run` that names it."""
+    places = {name: getattr(run, name) for name in ("encoder", "recognizer")}
+    return {name: Carried.of(Path(place)) for name, place in places.items() if place}
+
+
+def _anywhere(
+    run: Run, start: dict[str, Carried], config: Config, lines: Carried, selection: Carried, folder: Path, mark: Path
+) -> dict:
+    """`finetuning.train` in a process that may be on a machine which sees nothing of the caller's."""
+    here, _ = folder_here(folder, mark)
+    run = replace(run, **{name: str(carried.here()) for name, carried in start.items()})
+    return finetuning.train(run, config, lines.here(), selection.here(), here)
 
 
 def choose(grid: list[Run], results: list[dict]) -> list[Run]:

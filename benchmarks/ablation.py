@@ -55,6 +55,7 @@ def fixed(probability: float) -> tuple[str, ...]:
 
 WIDE = ("model.stem=convolutional",)
 RAW = ("data.ink=raw",)
+WINDOWS = ("codebook.features=pixels",)
 ENCODER = ("codebook.features=encoder",)
 ARMS = {
     "recipe": Arm("the recipe `pilot`"),
@@ -71,7 +72,7 @@ ARMS = {
     "more_hidden": Arm("spans of 3, probability 0.3 to 0.7", ("mask.start=0.3", "mask.end=0.7", "mask.span=3")),
     "clusters_64": Arm("64 clusters", ("codebook.clusters=64",)),
     "clusters_2048": Arm("2,048 clusters", ("codebook.clusters=2048",)),
-    "gradients": Arm("labels from gradient histograms", ("codebook.features=gradients",)),
+    "windows": Arm("labels from pixels", WINDOWS),
     "random_network": Arm("labels from a random network", ("codebook.features=random",)),
     "second_round": Arm("labels from the recipe's own encoder", ENCODER, described_by="recipe"),
     "recogniser": Arm(
@@ -82,15 +83,10 @@ ARMS = {
         (*ENCODER, *fixed(0.35)),
         described_by="transfer",
     ),
-    "gradients_fixed": Arm(
-        "labels from gradient histograms, fixed probability, 0.35", ("codebook.features=gradients", *fixed(0.35))
-    ),
+    "windows_fixed": Arm("labels from pixels, fixed probability, 0.35", (*WINDOWS, *fixed(0.35))),
     "recipe_again": Arm("the recipe, pre-trained with another seed", ("pretrain.seed=1",)),
     "fixed_35_again": Arm("fixed probability, 0.35, pre-trained with another seed", (*fixed(0.35), "pretrain.seed=1")),
-    "gradients_again": Arm(
-        "labels from gradient histograms, pre-trained with another seed",
-        ("codebook.features=gradients", "pretrain.seed=1"),
-    ),
+    "windows_again": Arm("labels from pixels, pre-trained with another seed", (*WINDOWS, "pretrain.seed=1")),
     "pixels": Arm("regression of pixels, as masked auto-encoders do", ("mask.predict=pixels",)),
     "noise": Arm("noise over hidden steps, which are encoded too", ("mask.hide=noise",)),
     "token": Arm("a token after the stem for hidden steps, which are encoded too", ("mask.hide=token",)),

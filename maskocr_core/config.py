@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
 STEP = 8  # px of width of one step: patch, label and CTC frame alike (the authors' code: 8); a constant of the method
+ORIENTATIONS = 9  # in histograms of oriented gradients (Dalal & Triggs 2005) and MaskFeat (Wei et al. 2022)
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Strict(), Field(ge=1)]  # strict: `true` is no number of steps
@@ -122,8 +123,8 @@ class Model(Section):
 class Codebook(Section):
     clusters: Annotated[int, Field(ge=2)] = 4096
     """k of k-means: the number of labels that masked steps are predicted among (paper: 4,096)."""
-    features: Literal["pixels", "gradients", "random", "encoder"] = "pixels"
-    """What describes a step: its pixels, gradient histograms, a random network, or the encoder that `encoder_uri` names."""
+    features: Literal["pixels", "gradients", "random", "encoder"] = "gradients"
+    """What describes a step: its pixels, gradient histograms, a random network, or the encoder that `encoder_uri` names; gradients read best of those that need no encoder."""
     window: Annotated[int, Field(ge=8, le=64, multiple_of=8)] = 16
     """Width in px of the window, centred on a step, that pixels and gradients describe."""
     components: Positive = 32
@@ -304,10 +305,14 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _window_fits(self) -> Config:
-        pixels = self.data.height * self.codebook.window
-        if self.codebook.features == "pixels" and self.codebook.components > pixels:
-            raise ValueError(f"codebook.components={self.codebook.components} exceeds the {pixels} pixels of a window")
+    def _components_are_there(self) -> Config:
+        book, height = self.codebook, self.data.height
+        there = {"pixels": height * book.window, "gradients": height // STEP * ORIENTATIONS}.get(book.features)
+        if there and book.components > there:
+            raise ValueError(
+                f"codebook.components={book.components} exceeds the {there} numbers that codebook.features={book.features} "
+                f"describes a step of data.height={height} by"
+            )
         return self
 
     def demand_old_lines(self, transfer_is_model: bool) -> None:

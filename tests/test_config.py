@@ -78,7 +78,8 @@ def test_a_value_that_cannot_be_names_its_field_and_what_was_given(override, fie
 def test_two_fields_that_do_not_go_together_are_both_named():
     assert "model.width=104" in refusal("model.width=104", "model.heads=3")
     assert "model.heads=3" in refusal("model.width=104", "model.heads=3")
-    assert "codebook.components=600" in refusal("codebook.components=600")
+    assert "codebook.components=600" in refusal("codebook.components=600", "codebook.features=pixels")
+    assert "the 27 numbers that codebook.features=gradients" in refusal("data.height=24", "codebook.components=32")
 
 
 def test_overrides_are_json_or_plain_text_and_the_last_one_wins():

@@ -40,7 +40,8 @@ stems = pytest.mark.parametrize("stem", ["linear", "convolutional", "slim"])
 
 def tiny(stem="convolutional", hide="skip", *, width=64, depth=2):
     model = [f"model.width={width}", f"model.depth={depth}", "model.heads=4", f"model.stem={stem}"]
-    return config.load("base", [*model, f"mask.hide={hide}", f"codebook.clusters={CLASSES}"])
+    labels = [f"codebook.clusters={CLASSES}", "codebook.features=pixels"]
+    return config.load("base", [*model, f"mask.hide={hide}", *labels])
 
 
 def built(settings):

@@ -13,11 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from maskocr_core.config import STEP
+from maskocr_core.config import ORIENTATIONS, STEP
 from maskocr_core.model.encoder import Encoder
 from maskocr_core.model.stem import ConvolutionalStem
-
-ORIENTATIONS = 9  # as in histograms of oriented gradients (Dalal & Triggs 2005) and MaskFeat (Wei et al. 2022)
 
 
 class Pixels(nn.Module):

@@ -30,7 +30,7 @@ import torch
 
 from benchmarks import results, train_figures
 from benchmarks.data import race
-from benchmarks.train_contenders import Authors, FreeOfCharge, Ketos, Obvious, Ours, Peer
+from benchmarks.train_contenders import Authors, FreeOfCharge, Ketos, Labelling, Obvious, Ours, Peer
 from benchmarks.train_corpus import Corpus, codebook, prepare
 from benchmarks.train_profile import STEPS, Profile
 from benchmarks.train_workers import workers_race
@@ -82,6 +82,8 @@ def contenders(arguments: argparse.Namespace, corpus: Corpus, home: Path) -> tup
         "skip": Ours(skip, source, book),
         "free": Ours(skip, source, codebook(skip, FreeOfCharge)),
         "described": Ours(described, source, codebook(described)),
+        "pass": Labelling(source, book),
+        "described_pass": Labelling(source, codebook(described)),
         "linear": Ours(linear, source, book),
         "noise": Ours(noise, source, book),
         "obvious": Peer(Obvious(noise), noise, source, book),

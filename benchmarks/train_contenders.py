@@ -118,6 +118,19 @@ class FreeOfCharge(Codebook):
         return torch.zeros(valid_BL.shape, dtype=torch.long)
 
 
+class Labelling:
+    """No training: the pass over all lines that makes their labels once, where they are to be stored."""
+
+    def __init__(self, source: batches.Lines, book: Codebook):
+        self.source, self.book = source, book
+        self.parameters = sum(parameter.numel() for parameter in book.features.parameters())
+
+    def run(self, number: int) -> Answer:
+        with timed() as answer:
+            _labels(self.source, self.book)
+        return answer | {"lines": len(self.source)}
+
+
 class Peer:
     """A bare loop: random order, batches as wide as their widest line, labels made beforehand, one pass over all of a batch.
 

@@ -13,7 +13,7 @@ from benchmarks import data_corpus
 from benchmarks.data_contenders import select_all
 from maskocr_core import config, stages
 from maskocr_core.artifacts import Artifact
-from maskocr_core.config import Config
+from maskocr_core.config import STEP, Config
 from maskocr_core.data import admitted, batches
 from maskocr_core.model.codebook import Codebook
 from maskocr_core.training import checkpoint
@@ -57,7 +57,8 @@ def codebook(settings: Config, kind: type[Codebook] = Codebook) -> Codebook:
     described = settings.codebook.features
     encoder = checkpoint.new_encoder(settings.model, settings.data.height) if described == "encoder" else None
     features = checkpoint.step_features_of(described, settings.data.height, settings.codebook.window, encoder)
-    size = settings.model.width if encoder else settings.data.height * settings.codebook.window
+    line, steps = torch.zeros(1, 1, settings.data.height, 8 * STEP), torch.ones(1, 8, dtype=torch.bool)
+    size = features(line, steps).shape[-1]
     components, clusters = settings.codebook.components, settings.codebook.clusters
     drawn = (torch.randn(shape, generator=generator) for shape in ((size,), (components, size), (clusters, components)))
     return kind(settings.data.height, features, *drawn)

@@ -42,13 +42,15 @@ class Workers:
 
 
 def of_log(rows: list[dict[str, float]], batch: int) -> dict[str, float]:
-    """Lines and seconds of a training log's rows, of `loop.LOG_EVERY` steps each."""
+    """Lines, seconds, and seconds in which lines were waited for, of a training log's rows, of `loop.LOG_EVERY` steps each."""
     from maskocr_core.training.loop import LOG_EVERY
 
     lines_each = LOG_EVERY * batch
+    seconds = [lines_each / row["lines_per_second"] for row in rows]
     return {
         "lines": lines_each * len(rows),
-        "seconds": sum(lines_each / row["lines_per_second"] for row in rows),
+        "seconds": sum(seconds),
+        "waited": sum(spent * row["data_wait"] for spent, row in zip(seconds, rows)),
     }
 
 

@@ -168,19 +168,34 @@ def test_ours_is_raced_against_peers_of_about_its_size_and_those_not_given_are_n
     shown = train_figures.table(trained)
     for name in {*run["race"][0], *run["left_out"]}:
         assert train_figures.TITLES[name] in shown
+    assert "To store labels pays once a line is met more than" in shown
     assert "A trial" in shown and trained["command"] in shown
 
 
 def test_two_trainings_that_say_nothing_to_each_other_stand_beside_two_workers(trained):
     for row in trained["runs"][0]["workers"]:
         assert row["apart_2"]["lines"] == 2 * row["apart_1"]["lines"]
+        assert all(0 <= row[name]["waited"] < row[name]["seconds"] for name in ("workers_1", "workers_2"))
     assert trained["figures"]["apart_2_over_1"]["value"] > 0
+    assert trained["figures"]["data_wait_2"]["value"] < 1
     assert "none of each other's" in train_figures.table(trained)
+    assert "waits for lines, which they read from shards" in train_figures.table(trained)
+
+
+def test_labels_that_are_stored_pay_from_as_many_meetings_on_as_their_pass_costs():
+    speeds = {"skip": 50.0, "free": 100.0, "pass": 100.0, "described": 25.0, "described_pass": 50.0}
+    rounds = [{name: {"lines": speed, "seconds": 1.0, "cpu_seconds": 1.0} for name, speed in speeds.items()}] * 2
+    found = train_figures._race(rounds)
+    assert found["stored_pay_after_skip"]["value"] == pytest.approx(0.01 / (0.02 - 0.01))
+    assert found["stored_pay_after_described"]["value"] == pytest.approx(0.02 / (0.04 - 0.01))
 
 
 def test_the_speed_of_workers_is_that_of_their_log_without_its_first_row():
-    rows = [{"step": step, "lines_per_second": speed} for step, speed in ((20, 40.0), (30, 20.0))]
-    assert train_workers.of_log(rows, 8) == {"lines": 160, "seconds": pytest.approx(80 / 40 + 80 / 20)}
+    rows = [
+        {"step": step, "lines_per_second": speed, "data_wait": share}
+        for step, speed, share in ((20, 40.0, 0.5), (30, 20.0, 0.25))
+    ]
+    assert train_workers.of_log(rows, 8) == {"lines": 160, "seconds": pytest.approx(2 + 4), "waited": pytest.approx(2)}
 
 
 def test_kraken_is_timed_without_its_start(tmp_path):

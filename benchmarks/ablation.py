@@ -221,7 +221,7 @@ def table(result: dict[str, Any]) -> str:
         else:
             cells += ["", "", ""]
         lines.append(f"| {' | '.join(cells)} |")
-    commits = ", ".join(f"`{commit[:7]}`" for commit in dict.fromkeys(row["commit"] for row in result["runs"]))
+    commits = ", ".join(results.short(commit) for commit in dict.fromkeys(row["commit"] for row in result["runs"]))
     lines.append("")
     lines.append(
         f"`{result['command']}`, one core each: mean and [least, most] of {len(result['seeds'])} seeds of fine-tuning, one seed of "

@@ -169,7 +169,7 @@ def operating(result: dict[str, Any]) -> str:
 def _operated(command: str, pack: dict[str, Any]) -> str:
     found = pack["calibration"]
     head = f"**{pack['pack']}**, the candidate ({TITLES[pack['candidate']]}), {pack['lines']:,} test lines of {pack['documents']} documents"
-    foot = f"`{command} {pack['pack']}`, data `{pack['data'][:12]}`, commit `{pack['commit'][:7]}`."
+    foot = f"`{command} {pack['pack']}`, data `{pack['data'][:12]}`, commit {results.short(pack['commit'])}."
     if not found["usable"]:
         return f"{head}: not usable: {found['reason']}. {foot}"
     ece, auroc = found["ece"], found["auroc"]
@@ -201,7 +201,7 @@ def _said(command: str, pack: dict[str, Any]) -> str:
     return (
         f"**{pack['pack']}**, `{command} {pack['pack']}`: recipe `{pack['recipe']}` with {', '.join(pack['changes'])}; {len(pack['seeds'])} "
         f"seeds; {pack['lines']:,} test lines of {pack['documents']} documents, {100 * pack['confidence']:g} % intervals clustered by "
-        f"document; data `{pack['data'][:12]}`, commit `{pack['commit'][:7]}`. Verdict of the gate on the candidate, "
+        f"document; data `{pack['data'][:12]}`, commit {results.short(pack['commit'])}. Verdict of the gate on the candidate, "
         f"{TITLES[pack['candidate']]}: {verdict['verdict']}. {verdict['reason']}{described}"
         + (
             f" Labels saved at the CER of scratch with all of them, by the fitted curves: {', '.join(saved)}."

@@ -69,6 +69,11 @@ def demand_quiet(name: str, usual: str, seconds: float = 3.0) -> None:
         )
 
 
+def short(commit: str) -> str:
+    """A commit as tables show it; one whose files were changed says so."""
+    return f"`{commit[:7]}`" + (" with files changed" if commit.endswith("-dirty") else "")
+
+
 def percent(values: list[float]) -> str:
     """Shares of several seeds as their mean and [least, most], in percent."""
     return f"{100 * sum(values) / len(values):.1f} % [{100 * min(values):.1f}, {100 * max(values):.1f}]"

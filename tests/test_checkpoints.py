@@ -71,7 +71,7 @@ def test_training_goes_on_from_the_newest_checkpoint_and_only_two_are_kept(place
         assert found.keys() == state.keys() and all(torch.equal(found[name], state[name]) for name in state)
 
 
-@pytest.mark.parametrize("figure", ["validation_cer", "masked_loss"])
+@pytest.mark.parametrize("figure", ["validation_cer", "probe_cer", "masked_loss"])
 def test_the_best_checkpoint_is_kept_beside_the_last_two_and_the_newest_is_gone_on_from(place, figure):
     values = {1: 3.0, 2: 1.0, 3: 2.0, 4: 2.5, 5: 2.5}
     kept = saved(place(), *values, figures=lambda step: {"loss": -float(step), figure: values[step]})
@@ -385,6 +385,7 @@ batch = Batch(torch.zeros(2, 1, 32, 8), torch.ones(2, 1, dtype=torch.bool), ["a"
 def after(step):
     if step == 6:
         (room / "ballast").write_bytes(bytes(700_000))
+    return {}
 training = Training(steps=20, checkpoint_every=2, shares=1)
 try:
     fit(Grows(), lambda *_: (batch for _ in count()), training, Checkpoints(room / "kept"), after=after)

@@ -25,7 +25,9 @@ from maskocr_core.services import storage
 FORMAT_VERSION = 2
 INDEX = "index.json"
 NEWEST = 2  # checkpoints kept beside the best one
-JUDGED_BY = ("validation_cer", "masked_loss", "loss")  # the first of these that a checkpoint has; lower is better
+# The first of these that a checkpoint has; lower is better. The loss on masked steps rises with their number, so that where it judges
+# the best checkpoint may be an early one.
+JUDGED_BY = ("validation_cer", "probe_cer", "masked_loss", "loss")
 
 
 class Checkpoints:

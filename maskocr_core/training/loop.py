@@ -43,7 +43,7 @@ def fit(
     *,
     place: Place = Place(),
     log: Callable[[int, dict[str, float]], None] = lambda step, figures: None,
-    after: Callable[[int], dict[str, float] | None] = lambda step: None,
+    after: Callable[[int], dict[str, float]] = lambda step: {},
 ) -> dict[str, float]:
     """Train to `training.steps` from the last checkpoint, or from the start.
 
@@ -84,7 +84,7 @@ def fit(
             if keeping and place.rank == 0:
                 with pace.paused():  # validation is no part of the speed of training
                     checkpoints.demand_alone(done)
-                    said = after(done) or {}
+                    said = after(done)
                 objective.train()
             if logging:
                 if place.rank == 0:

@@ -79,7 +79,7 @@ def train(
         ),
         place=place,
         log=lambda step, row: log.add(step, row | watch.last()) if watch else None,
-        after=watch.look if watch else lambda step: None,
+        after=watch.look if watch else lambda step: {},
     )
     if place.rank == 0:
         checkpoint.save_encoder(encoder, config.model, config.data, folder / "encoder")
@@ -112,12 +112,12 @@ class Watch:
             tables[0] = budgets.nested(tables[0], config.pretrain.probe_labels, config.data.split_unit)
             self.probed = tuple(batches.Lines(Artifact(data), table, config.data) for table in tables)
 
-    def look(self, step: int) -> None:
-        """Draw and probe if `step` is the first checkpoint at or after another eighth of the training, or the first of all."""
+    def look(self, step: int) -> dict[str, float]:
+        """Draw and probe if `step` is the first checkpoint at or after another eighth of the training, or the first of all; the last reading."""
         every, total = self.training.checkpoint_every, self.training.steps
         eighth = lambda done: done * self.LOOKS // total  # noqa: E731
         if step != every and eighth(step) == eighth(max(0, step - every)) and step != total:
-            return
+            return self.last()
         picture, _ = pictures.of_lines(self.objective, self.shown, step / total, self.training.seed)
         name = f"step-{step:08d}.png"
         artifacts.write_bytes(self.folder / name, pictures.png(picture))
@@ -127,6 +127,7 @@ class Watch:
             encoder = self.objective.model.encoder
             reading = [step, round(probing.validation_cer(encoder, *self.probed), 5)]
             artifacts.write_json(self.path, [*(earlier for earlier in self._readings() if earlier[0] < step), reading])
+        return self.last()
 
     def last(self) -> dict[str, float]:
         readings = self._readings()

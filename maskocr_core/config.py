@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
 STEP = 8  # px of width of one step: patch, label and CTC frame alike (the authors' code: 8); a constant of the method
+HANDS = {"pretrain": {"workers"}, "sweep": {"jobs"}}  # by section, the fields that say how many work on a result
 ORIENTATIONS = 9  # in histograms of oriented gradients (Dalal & Triggs 2005) and MaskFeat (Wei et al. 2022)
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -24,9 +25,6 @@ Direction = Literal["ltr", "rtl"]
 Ink = Literal["raw", "levelled"]
 Decoding = Literal["ctc", "autoregressive"]
 Size = Annotated[str, Field(pattern=r"^[1-9]\d*x[1-9]\d*x[1-9]\d*$")]
-
-
-HANDS = {"pretrain": {"workers"}, "sweep": {"jobs"}}  # by section, the fields that say how many work on a result
 
 
 class Section(BaseModel):

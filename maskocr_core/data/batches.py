@@ -196,8 +196,8 @@ def training(
 ) -> Iterator[Batch]:
     """Batches of training steps `first_step`, `first_step` + 1, … without end; rank r of n gets rows r, r + n, … of each.
 
-    bookmark: of a batch before `first_step` of the same lines, settings and seed. fill: `batch` lines each, or as many lines, a multiple of `multiple`, as make up the padded steps of `batch` lines of
-    mean width. decoders: threads that decode ahead; 0 decodes where a batch is asked for. pinned: for a GPU, as `Lines.collate`.
+    bookmark: of a batch before `first_step` of the same lines, settings and seed. fill: `batch` lines each, or as many
+    lines, a multiple of `multiple`, as make up the padded steps of `batch` lines of mean width. decoders: threads that decode ahead; 0 decodes where a batch is asked for. pinned: for a GPU, as `Lines.collate`.
 
     Raises ValueError if there is no line, or `batch` is not a multiple of `world`.
     """

@@ -84,7 +84,7 @@ def travel(name: str, data: Path, home: Path) -> dict[str, Any]:
     lines, transfer = method.laid_out(pack, data, home).absolute(), (data / pack.transfer).absolute()
     road.accept(settings, lines, transfer)
     # By the recipe's own learning rate, as `method.py` makes it: so that what that pre-trained is reused.
-    describing = road.transfer_recogniser(config.load(grid.recipe, grid.overrides), min(settings.sweep.budgets))
+    describing = road.recogniser(config.load(grid.recipe, grid.overrides), min(settings.sweep.budgets))
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{home / 'mlflow.db'}"
     os.environ["MASKOCR_RUN"] = f"comparison-{name}"
     from maskocr_pipelines import local

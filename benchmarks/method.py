@@ -5,10 +5,11 @@ fine-tune scratch, transfer, pre-trained and both, by one rule for all: the same
 best checkpoint on validation. Two learning rates are tried for each start on the first seed at the smaller budget, and the
 better one on validation is kept for its other runs. On the printed pack the autoregressive decoder is held against CTC; it
 brings no unlabelled lines, so that its labelled ones beyond the budget are taken without their texts. With
-`--set codebook.features=encoder` a recogniser makes the labels of pre-training: the one that `transfer` comes to with the
-smallest budget, so that no start knows of more labels than transfer and that budget have. All of it are the
-stages of maskocr in a work folder of its own, some at a time, so that a stop loses nothing and nothing is made twice; hours on
-two cores. Every figure is of the validation lines: the test lines are not read.
+`--set codebook.features=encoder` a recogniser makes the labels of pre-training: for each budget the one that `transfer` comes to
+with it, so that no start knows of more labels than transfer does; with `--rounds 2` the one that `both` comes to after that makes
+labels anew, and the starts that are pre-trained are made once more. All of it are the stages of maskocr in a work folder of its
+own, some at a time, so that a stop loses nothing and nothing is made twice; hours on two cores. Every figure is of the
+validation lines: the test lines are not read.
 
 Writes the packs that were asked for into `results/method.json`, beside those that are there; each says its commit.
 """
@@ -133,22 +134,36 @@ def carry_out(call: Call, overrides: list[str], home: Path, encoder: Path) -> tu
 class Comparison:
     """The four starts on one pack."""
 
-    def __init__(self, pack: Pack, data: Path, work: Path, jobs: int, overrides: list[str]):
-        self.pack, self.jobs, self.overrides = pack, jobs, overrides
+    def __init__(self, pack: Pack, data: Path, work: Path, jobs: int, overrides: list[str], rounds: int = 1):
+        self.pack, self.jobs, self.overrides, self.rounds = pack, jobs, overrides, rounds
         self.road = Road(work / pack.name)
         base = settings(*overrides, "sweep.jobs=0")
         self.road.accept(base, laid_out(pack, data, self.road.home), data / pack.transfer)
-        # The paper's recogniser knows another domain alone. One that has seen a few lines of this one is what a user has next,
-        # and describes its steps far better.
-        by_recogniser = base.codebook.features == "encoder"
-        describing = self.road.transfer_recogniser(base, min(self.pack.budgets)) if by_recogniser else None
-        self.codebook = self.road.quantize(base, "codebook", describing)
-        self.encoder = self.road.pretrain(base, "encoder", self.codebook)
+        self.pretrained = {budget: self._pretrained(base, budget) for budget in pack.budgets}
+
+    def _pretrained(self, base: Config, budget: int) -> tuple[Path, Path]:
+        """Codebook and encoder for a budget; they hang on it where a recogniser makes the labels of pre-training.
+
+        The paper's recogniser knows another domain alone. One that has seen the labels of this one is what a user has next,
+        and describes its steps far better.
+        """
+        if base.codebook.features != "encoder":
+            codebook = self.road.quantize(base, "codebook")
+            return codebook, self.road.pretrain(base, "encoder", codebook)
+        encoder = None
+        for number in range(1, self.rounds + 1):
+            name = f"{budget}" + (f"-round-{number}" if number > 1 else "")
+            codebook = self.road.quantize(base, f"codebook-{name}", self.road.recogniser(base, budget, encoder))
+            encoder = self.road.pretrain(base, f"encoder-{name}", codebook)
+        return codebook, encoder
 
     def carried_out(self, calls: list[Call]) -> list[tuple[dict[str, Any], list[Readings]]]:
         """The calls, `jobs` of them at a time."""
         with ProcessPoolExecutor(self.jobs, mp_context=get_context("spawn")) as pool:
-            waiting = [pool.submit(carry_out, call, self.overrides, self.road.home, self.encoder) for call in calls]
+            waiting = [
+                pool.submit(carry_out, call, self.overrides, self.road.home, self.pretrained[call.budget][1])
+                for call in calls
+            ]
             return [one.result() for one in waiting]
 
     def rates(self) -> dict[tuple[str, str], float]:
@@ -201,13 +216,17 @@ class Comparison:
     def validation(self) -> Lines:
         return self.road.validation(settings())
 
-    def pretraining(self) -> dict[str, Any]:
-        """What pre-training came to along its way, and what it cost."""
-        return {
-            "metrics": Artifact(self.encoder).metrics,
-            "along": self.road.along(self.encoder),
-            "codebook": Artifact(self.codebook).metrics,
-        }
+    def pretraining(self) -> list[dict[str, Any]]:
+        """What each pre-training came to along its way, what it cost, and the budgets that it served."""
+        return [
+            {
+                "budgets": [budget for budget, made in self.pretrained.items() if made == (codebook, encoder)],
+                "metrics": Artifact(encoder).metrics,
+                "along": self.road.along(encoder),
+                "codebook": Artifact(codebook).metrics,
+            }
+            for codebook, encoder in dict.fromkeys(self.pretrained.values())
+        ]
 
 
 def main() -> None:
@@ -217,13 +236,14 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "work" / "method", help="where the stages work")
     parser.add_argument("--budgets", type=int, nargs="+", help="of labels; those of the pack by default")
     parser.add_argument("--starts", choices=STARTS, nargs="+", help="scratch among them; those of the pack by default")
+    parser.add_argument("--rounds", type=int, default=1, help="of pre-training, where a recogniser makes its labels")
     parser.add_argument("--jobs", type=int, default=2, help="fine-tunings at a time, one thread each (default: 2)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="other than the recipe"
     )
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    done = {run["pack"]: run for run in results.earlier("method")["runs"]}
+    done = {(run["pack"], run.get("rounds", 1)): run for run in results.earlier("method")["runs"]}
     for name in arguments.packs:
         whole = PACKS[name]
         pack = replace(
@@ -231,11 +251,13 @@ def main() -> None:
             budgets=tuple(arguments.budgets or whole.budgets),
             starts=tuple(arguments.starts or whole.starts),
         )
-        compared = Comparison(pack, arguments.data.absolute(), arguments.work.absolute(), arguments.jobs, arguments.set)
+        places = arguments.data.absolute(), arguments.work.absolute()
+        compared = Comparison(pack, *places, arguments.jobs, arguments.set, arguments.rounds)
         rows = compared.rows()
         source = compared.validation()
-        done[name] = {
+        done[name, arguments.rounds] = {
             "pack": name,
+            "rounds": arguments.rounds,
             "commit": artifacts.code_commit(),
             "changes": arguments.set,
             "fine_tuned_on": device.name(),
@@ -248,9 +270,9 @@ def main() -> None:
     path = results.save(
         "method",
         command="python benchmarks/method.py",
-        figures=method_figures.figures(done),
+        figures=method_figures.figures(list(done.values())),
         seeds=list(SEEDS),
-        data={name: pack["data"] for name, pack in done.items()},
+        data={pack["pack"]: pack["data"] for pack in done.values()},
         runs=list(done.values()),
     )
     print(path)

@@ -8,16 +8,16 @@ from benchmarks import results
 from maskocr_core.judging.comparison import TITLES
 
 
-def figures(packs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def figures(packs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """How much lower than scratch each start is, with the spread over seeds, and how pre-training stands to transfer."""
     goals = {("fr_hand", 300): 0.25, ("fr_hand", 1000): 0.20, ("medieval_hand", 1000): 0.20}
     found = {}
-    for name, pack in packs.items():
+    for pack in packs:
         by_seed = {(row["start"], row["budget"], row["decoder"]): row["by_seed"]["all"] for row in pack["rows"]}
         for row in pack["rows"]:
             kind = row["budget"], row["decoder"]
             base, own = by_seed["scratch", *kind], row["by_seed"]["all"]
-            key = f"{name}_{row['budget']}_{row['start']}" + ("" if row["decoder"] == "ctc" else f"_{row['decoder']}")
+            key = _key(pack, row)
             found[f"cer_{key}"] = {
                 "value": row["cer"]["all"]["value"],
                 "unit": "CER on the validation lines, mean over seeds",
@@ -26,11 +26,18 @@ def figures(packs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
                 "spread": [min(own), max(own)],
             }
             if row["start"] != "scratch":
-                goal = goals.get((name, row["budget"])) if row["start"] == "pretrained" else None
+                goal = goals.get((pack["pack"], row["budget"])) if row["start"] == "pretrained" else None
                 found[f"lower_than_scratch_{key}"] = _lower(own, base, "scratch", goal)
             if row["start"] in ("pretrained", "both") and ("transfer", *kind) in by_seed:
                 found[f"lower_than_transfer_{key}"] = _lower(own, by_seed["transfer", *kind], "transfer", 0.0)
     return found
+
+
+def _key(pack: dict[str, Any], row: dict[str, Any]) -> str:
+    """What the figures of a row are called by."""
+    decoder = "" if row["decoder"] == "ctc" else f"_{row['decoder']}"
+    rounds = "" if pack.get("rounds", 1) == 1 else f"_round_{pack['rounds']}"
+    return f"{pack['pack']}_{row['budget']}_{row['start']}{decoder}{rounds}"
 
 
 def _lower(own: list[float], other: list[float], than: str, goal: float | None) -> dict[str, Any]:
@@ -52,13 +59,16 @@ def table(result: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for run in result["runs"]:
-        for row in run["rows"]:
-            key = f"lower_than_scratch_{run['pack']}_{row['budget']}_{row['start']}"
-            lower = result["figures"].get(key if row["decoder"] == "ctc" else f"{key}_{row['decoder']}")
+        again = run.get("rounds", 1) > 1
+        # Those that are not pre-trained are the same in every round.
+        for row in (row for row in run["rows"] if not (again and row["start"] in ("scratch", "transfer"))):
+            lower = result["figures"].get(f"lower_than_scratch_{_key(run, row)}")
             cells = [
                 run["pack"],
                 f"{row['budget']:,}",
-                TITLES[row["start"]] + ("" if row["decoder"] == "ctc" else f", {row['decoder']}"),
+                TITLES[row["start"]]
+                + ("" if row["decoder"] == "ctc" else f", {row['decoder']}")
+                + (f", round {run['rounds']}" if again else ""),
                 f"{row['learning_rate']:g}",
                 *(results.percent(row["by_seed"][mark]) for mark in ("quarter", "half", "all")),
                 _share(lower) if lower else "",
@@ -68,14 +78,22 @@ def table(result: dict[str, Any]) -> str:
             ]
             lines.append(f"| {' | '.join(cells)} |")
     said = [
-        f"{run['pack']}: {run['lines']:,} validation lines of {run['documents']} documents, data `{run['data'][:12]}`, pre-training "
-        f"{run['pretraining']['metrics']['cpu_minutes']:.0f} CPU minutes{_along(run['pretraining']['along'])}, fine-tuning on {run['fine_tuned_on']}, commit "
-        f"`{run['commit'][:7]}`" + (f" with {', '.join(run['changes'])}" if run["changes"] else "")
+        f"{run['pack']}{', round ' + str(run['rounds']) if run.get('rounds', 1) > 1 else ''}: {run['lines']:,} validation lines of {run['documents']} documents, data `{run['data'][:12]}`, "
+        + "".join(_pretraining(made) for made in run["pretraining"])
+        + f"fine-tuning on {run['fine_tuned_on']}, commit "
+        f"{results.short(run['commit'])}" + (f" and {', '.join(run['changes'])}" if run["changes"] else "")
         for run in result["runs"]
     ]
     return (
         "\n".join(lines)
         + f"\n\n`{result['command']}`: mean and [least, most] of {len(result['seeds'])} seeds. {'; '.join(said)}."
+    )
+
+
+def _pretraining(made: dict[str, Any]) -> str:
+    budgets = " and ".join(f"{budget:,}" for budget in made["budgets"])
+    return (
+        f"pre-training for {budgets} labels {made['metrics']['cpu_minutes']:.0f} CPU minutes{_along(made['along'])}, "
     )
 
 

@@ -43,16 +43,20 @@ class Road:
         stages.get("pretrain")(config, **self._accepted, codebook=codebook, encoder_out=out)
         return out
 
-    def transfer_recogniser(self, config: Config, budget: int) -> Path:
-        """What the start `transfer` comes to with a budget of labels, by the first learning rate and seed; a sweep reuses it."""
-        settings = config.sweep
-        base = self._carried_out(sweep.transfer_run("transfer", config), config)
+    def recogniser(self, config: Config, budget: int, encoder: Path | None = None) -> Path:
+        """What `transfer`, or from an encoder `both`, comes to with a budget of labels, by the first learning rate and seed.
+
+        A sweep reuses it.
+        """
+        settings, start = config.sweep, "both" if encoder else "transfer"
+        base = self._carried_out(sweep.transfer_run(start, config, encoder), config)
         rate, seed = settings.learning_rates[0], settings.seeds[0]
         made = self._carried_out(
-            Run("transfer", sweep.TARGET, budget, rate, seed, settings.steps, recognizer=str(base)), config
+            Run(start, sweep.TARGET, budget, rate, seed, settings.steps, recognizer=str(base)), config
         )
         inputs = map(Artifact, self._accepted.values())
-        saw.of_lines(*inputs, (*sweep.TARGET, *sweep.TRANSFER)).write(made.parent)
+        seen = saw.of_lines(*inputs, (*sweep.TARGET, *sweep.TRANSFER))
+        (seen | saw.read(encoder) if encoder else seen).write(made.parent)
         return made
 
     def _carried_out(self, run: Run, config: Config) -> Path:

@@ -182,6 +182,11 @@ def test_two_trainings_that_say_nothing_to_each_other_stand_beside_two_workers(t
     assert "waits for lines, which they read from shards" in train_figures.table(trained)
 
 
+def test_a_commit_whose_files_were_changed_says_so_in_a_table():
+    assert results.short("baa2476d719d33f8") == "`baa2476`"
+    assert results.short("baa2476d719d33f8-dirty") == "`baa2476` with files changed"
+
+
 def test_labels_that_are_stored_pay_from_as_many_meetings_on_as_their_pass_costs():
     speeds = {"skip": 50.0, "free": 100.0, "pass": 100.0, "described": 25.0, "described_pass": 50.0}
     rounds = [{name: {"lines": speed, "seconds": 1.0, "cpu_seconds": 1.0} for name, speed in speeds.items()}] * 2
@@ -326,12 +331,14 @@ def test_the_method_is_held_against_scratch_and_transfer_seed_by_seed():
         "changes": [],
         "fine_tuned_on": "CPU",
         "rows": rows,
-        "pretraining": {"metrics": {"cpu_minutes": 40.0}, "along": along},
+        "pretraining": [{"budgets": [300, 1000], "metrics": {"cpu_minutes": 40.0}, "along": along}],
         "lines": 952,
         "documents": 4,
         "data": "d" * 64,
     }
-    found = method_figures.figures({"fr_hand": run})
+    again = run | {"rounds": 2, "rows": [*rows[:2], row("pretrained", 0.35, 0.4)]}
+    found = method_figures.figures([run, again])
+    assert found["lower_than_scratch_fr_hand_300_pretrained_round_2"]["value"] == pytest.approx(1 - 0.75 / 1.1)
     ours = found["lower_than_scratch_fr_hand_300_pretrained"]
     assert ours["value"] == pytest.approx(1 - 0.85 / 1.1) and ours["spread"] == pytest.approx([0.2, 0.25])
     assert ours["goal"] == 0.25 and found["lower_than_scratch_fr_hand_300_both"]["goal"] is None
@@ -339,10 +346,14 @@ def test_the_method_is_held_against_scratch_and_transfer_seed_by_seed():
     assert theirs["value"] == pytest.approx(1 - 0.85 / 0.76) and theirs["goal"] == 0.0
     assert "lower_than_transfer_fr_hand_300_scratch" not in found
     table = method_figures.table(
-        {"runs": [run], "figures": found, "seeds": [0, 1], "command": "python benchmarks/method.py"}
+        {"runs": [run, again], "figures": found, "seeds": [0, 1], "command": "python benchmarks/method.py"}
     )
+    assert table.count("| transfer |") == 1 and "| pre-trained, round 2 |" in table and "fr_hand, round 2: 952" in table
     assert "| 23 % [20, 25] | 25 % | +4.5 [-1.0, +2.0] | 14 |" in table
-    assert "12 % of hidden labels guessed at its end; CER of a linear probe of the frozen encoder 90 to 50 %" in table
+    assert (
+        "pre-training for 300 and 1,000 labels 40 CPU minutes (12 % of hidden labels guessed at its end; CER of a linear probe of the frozen encoder 90 to 50 %"
+        in table
+    )
 
 
 def test_the_comparison_of_packs_has_a_column_for_every_budget_and_says_what_labels_were_saved():

@@ -97,16 +97,17 @@ def varied(variant: str) -> Iterator[None]:
 
 
 class Watch:
-    """When each round began, how long its batches were waited for, and the operations until then."""
+    """When each round began, and until then how long batches were waited for, how many lines they had, and the operations."""
 
     def __init__(self, counted: Operations | None = None):
         self.counted = counted
-        self.marks: list[tuple[float, float, float]] = []
-        self._waited = 0.0
+        self.marks: list[tuple[float, float, int, float]] = []
+        self._waited, self._lines = 0.0, 0
 
     def mark(self) -> None:
         torch.cuda.synchronize()
-        self.marks.append((time.perf_counter(), self._waited, self.counted.total() if self.counted else 0.0))
+        operations = self.counted.total() if self.counted else 0.0
+        self.marks.append((time.perf_counter(), self._waited, self._lines, operations))
 
     def watching(self, stream: Iterator[batches.Batch]) -> Iterator[batches.Batch]:
         self.mark()
@@ -116,16 +117,17 @@ class Watch:
             before = time.perf_counter()
             batch = next(stream)
             self._waited += time.perf_counter() - before
+            self._lines += len(batch.line_ids)
             yield batch
 
-    def rounds(self, lines: int) -> list[dict[str, float]]:
-        """Those after the first steps, of `lines` lines a step."""
+    def rounds(self) -> list[dict[str, float]]:
+        """Those after the first steps."""
         return [
             {
-                "lines": STEPS * lines,
+                "lines": end[2] - begin[2],
                 "seconds": end[0] - begin[0],
                 "data_wait": (end[1] - begin[1]) / (end[0] - begin[0]),
-                "operations": end[2] - begin[2],
+                "operations": end[3] - begin[3],
             }
             for begin, end in zip(self.marks[1:], self.marks[2:])
         ]
@@ -144,7 +146,7 @@ def measured(recipe: str, corpus: Corpus, rounds: int) -> dict[str, Any]:
             # cuDNN plans for each shape of a share, all along: one round says enough.
             ours.steps(0, FIRST + (1 if variant == "cudnn" else rounds) * STEPS, watch.watching)
             watch.mark()
-        told = watch.rounds(settings.pretrain.batch)
+        told = watch.rounds()
         run["variants"][variant] = {
             "rounds": told,
             "first_seconds": watch.marks[1][0] - watch.marks[0][0],

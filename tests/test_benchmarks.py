@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+from itertools import count
 from types import SimpleNamespace
 
 import numpy as np
@@ -246,16 +247,17 @@ def test_a_speed_is_not_measured_beside_other_work_under_its_usual_name():
         busy.wait()
 
 
-def test_rounds_on_a_gpu_are_timed_without_the_steps_that_compile(monkeypatch):
-    clock = iter([0.0, 100.0, 102.0, 105.0])  # the start, and the beginnings of two rounds and the end
+def test_rounds_on_a_gpu_are_timed_without_the_steps_that_compile_and_count_the_lines_of_their_batches(monkeypatch):
+    clock = count()
     monkeypatch.setattr(gpu.torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(gpu.time, "perf_counter", lambda: next(clock))
     watch = gpu.Watch()
-    for _ in range(4):
-        watch.mark()
-    rounds = watch.rounds(lines=32)
-    assert [row["seconds"] for row in rounds] == [2.0, 3.0]
-    assert [row["lines"] for row in rounds] == [gpu.STEPS * 32] * 2
+    stream = watch.watching(SimpleNamespace(line_ids=["line"] * (number % 5)) for number in count())
+    drawn = [len(next(stream).line_ids) for _ in range(gpu.FIRST + 2 * gpu.STEPS + 1)]
+    first, second = (drawn[gpu.FIRST + begin : gpu.FIRST + begin + gpu.STEPS] for begin in (0, gpu.STEPS))
+    assert [row["lines"] for row in watch.rounds()] == [sum(first), sum(second)]
+    assert [row["seconds"] for row in watch.rounds()] == [2 * gpu.STEPS + 1] * 2
+    assert [row["data_wait"] for row in watch.rounds()] == [gpu.STEPS / (2 * gpu.STEPS + 1)] * 2
 
 
 def test_the_result_of_a_gpu_says_what_each_part_brings(monkeypatch, tmp_path):

@@ -304,14 +304,19 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _components_are_there(self) -> Config:
-        book, height = self.codebook, self.data.height
-        there = {"pixels": height * book.window, "gradients": height // STEP * ORIENTATIONS}.get(book.features)
+        book, there = self.codebook, self.numbers_of_a_step
         if there and book.components > there:
             raise ValueError(
                 f"codebook.components={book.components} exceeds the {there} numbers that codebook.features={book.features} "
-                f"describes a step of data.height={height} by"
+                f"describes a step of data.height={self.data.height} by"
             )
         return self
+
+    @property
+    def numbers_of_a_step(self) -> int | None:
+        """How many numbers describe a step before their principal components; None where a network describes it."""
+        height, book = self.data.height, self.codebook
+        return {"pixels": height * book.window, "gradients": height // STEP * ORIENTATIONS}.get(book.features)
 
     def demand_old_lines(self, transfer_is_model: bool) -> None:
         """Raises ValueError if old lines are to be replayed and a trained recogniser stands where they would come from."""

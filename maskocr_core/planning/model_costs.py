@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from maskocr_core.config import ORIENTATIONS, STEP, Config
+from maskocr_core.config import STEP, Config
 from maskocr_core.model.stem_layers import CONVOLUTIONS
 
 FLOAT32 = 4
@@ -72,8 +72,8 @@ def labelling(config: Config, line: Line) -> float:
         return 0.0
     D, H, book = config.model.width, config.data.height, config.codebook
     size, making = {
-        "pixels": (H * book.window, 0.0),
-        "gradients": (H // STEP * ORIENTATIONS, 0.0),
+        "pixels": (config.numbers_of_a_step, 0.0),
+        "gradients": (config.numbers_of_a_step, 0.0),
         "random": (
             CONVOLUTIONS["convolutional"][-1].channels * H // STEP,
             line.padded * sum(_stem_layers(config, "convolutional")[:-1]),

@@ -48,9 +48,10 @@ def fit(
 ) -> dict[str, float]:
     """Train to `training.steps` from the last checkpoint, or from the start.
 
-    batches: first step, bookmark of the batch before → this worker's rows r, r + n, … of the batches from there on. log: (steps done, figures), now and
-    then, on rank 0. after: called there with the number of steps done before each checkpoint is written, and before these steps are
-    logged, so that what it finds out can be; not where another attempt has begun. The figures that it returns are kept with the checkpoint. Returns the figures of the last log line and `cpu_seconds` and `gpu_seconds` of
+    batches: first step, bookmark of the batch before → this worker's rows r, r + n, … of the batches from there on. log:
+    (steps done, figures), now and then, on rank 0. after: called there with the number of steps done before each checkpoint
+    is written, and before these steps are logged, so that what it finds out can be; not where another attempt has begun. The
+    figures that it returns are kept with the checkpoint. Returns the figures of the last log line and `cpu_seconds` and `gpu_seconds` of
     all workers, those of earlier attempts included; `resumed_at` is the step at which this attempt began.
 
     Raises ValueError at a loss that is not finite, naming step, lines and the last good checkpoint, or if that is of
@@ -126,8 +127,8 @@ def _resumed(
     if place.world > 1:
         from torch import distributed
 
-        bookmark = {name: kept[name] for name in ("bookmark",) if name in kept}
-        handed = [(checkpoints.attempt, first, bookmark, objective.state_dict(), optimizer.state_dict())]
+        place_of_lines = {"bookmark": kept.get("bookmark", {})}
+        handed = [(checkpoints.attempt, first, place_of_lines, objective.state_dict(), optimizer.state_dict())]
         with among_peers():
             distributed.broadcast_object_list(handed)
         if place.rank:

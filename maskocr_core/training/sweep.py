@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import reduce
+from functools import cache, reduce
 from itertools import product
 from operator import or_
 from pathlib import Path
@@ -124,10 +124,11 @@ def carry_out(grid: list[Run], config: Config, lines: Path, selection: Path, hom
         if (folder / "result.json").is_file():
             print(f"{name}: made before, reused", flush=True)
     inputs = Carried.of(lines), Carried.of(selection)
+    packed = cache(Carried.of)  # many runs start from the same
     with marked(home) as mark:
         results = each(
             _anywhere,
-            [(run, _carried(run), config, *inputs, folder, mark) for run, folder in zip(grid, folders)],
+            [(run, _carried(run, packed), config, *inputs, folder, mark) for run, folder in zip(grid, folders)],
             jobs=config.sweep.jobs,
             what=names,
             logs=[folder / "log.jsonl" for folder in folders],
@@ -135,15 +136,16 @@ def carry_out(grid: list[Run], config: Config, lines: Path, selection: Path, hom
             registry=config.registry,
         )
     for folder in folders:
-        KeptRun(folder).bring()
-        KeptRun(folder).drop_checkpoints()
+        kept = KeptRun(folder)
+        kept.bring()
+        kept.drop_checkpoints()
     return results
 
 
-def _carried(run: Run) -> dict[str, Carried]:
+def _carried(run: Run, packed: Callable[[Path], Carried]) -> dict[str, Carried]:
     """What a run starts from, by the field of `Run` that names it."""
     places = {name: getattr(run, name) for name in ("encoder", "recognizer")}
-    return {name: Carried.of(Path(place)) for name, place in places.items() if place}
+    return {name: packed(Path(place)) for name, place in places.items() if place}
 
 
 def _anywhere(

@@ -24,25 +24,28 @@ QUIET = {
 # Binds every port to loopback, on the side of the caller too; read when Ray is imported, hence here and now.
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 _HOLD = """
-import sys, ray
-jobs, gpus = map(int, sys.argv[2:])
-node = ray.init(address="local", num_cpus=2, num_gpus=gpus, include_dashboard=bool(jobs), dashboard_host="127.0.0.1", dashboard_port=jobs or None,
-                log_to_driver=False, logging_level="ERROR", object_store_memory=100 << 20, _temp_dir=sys.argv[1])
-print(f"http://{node.dashboard_url}" if jobs else ray.get_runtime_context().gcs_address, flush=True)
+import sys
+from ray.cluster_utils import Cluster
+jobs, gpus, agent = map(int, sys.argv[1:])
+cluster = Cluster(initialize_head=True, head_node_args={
+    "num_cpus": 2, "num_gpus": gpus, "include_dashboard": bool(jobs), "dashboard_host": "127.0.0.1",
+    "dashboard_port": jobs or None, "dashboard_agent_listen_port": agent, "object_store_memory": 100 << 20})
+print(f"http://{cluster.webui_url}" if jobs else cluster.address, flush=True)
 sys.stdin.read()
 """
 
 
 @contextmanager
-def one_node(jobs: int = 0, gpus: int = 0) -> Iterator[str]:
+def one_node(jobs: int = 0, gpus: int = 0, agent: int = 0) -> Iterator[str]:
     """The address of a cluster of one node with two cores that another process holds.
 
-    jobs: a free port for their server. gpus: how many it says that it has.
+    jobs: a free port for their server. gpus: how many it says that it has. agent: the port of what
+    starts their jobs, or any free one: with Ray's own, which is fixed, a second node on a machine starts no job.
     """
     folder = tempfile.mkdtemp(prefix="r-", dir="/tmp")  # socket paths may not exceed 107 bytes
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # where a job finds `maskocr`
-    environment = os.environ | QUIET | {"PYTHONPATH": PYTHONPATH, "PATH": path}
-    command = [sys.executable, "-c", _HOLD, folder, str(jobs), str(gpus)]
+    environment = os.environ | QUIET | {"PYTHONPATH": PYTHONPATH, "PATH": path, "RAY_TMPDIR": folder}
+    command = [sys.executable, "-c", _HOLD, str(jobs), str(gpus), str(agent)]
     holder = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         yield holder.stdout.readline().strip()

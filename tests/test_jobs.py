@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -214,6 +215,16 @@ def test_a_job_that_dies_without_a_word_is_not_given_the_reason_of_the_one_befor
     with pytest.raises(RuntimeError, match="failed with exit code 1") as failure:
         jobs.run("fit", "silent", "sleep 1; exit 1")
     assert not str(failure.value).startswith("the first reason")
+
+
+@pytest.mark.cluster
+def test_a_cluster_whose_agent_has_lost_its_port_to_another_is_said_with_the_mend(monkeypatch):
+    monkeypatch.setattr(jobs, "PATIENCE", 4)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        with nodes.one_node(jobs=servers.free_ports(1), agent=taken.getsockname()[1]) as address:
+            monkeypatch.setenv("RAY_ADDRESS", address)
+            with pytest.raises(RuntimeError, match=f"{address} has no agent .*: .* agent's port of its own"):
+                jobs.run("fit", "unheard", "true")
 
 
 @pytest.mark.cluster

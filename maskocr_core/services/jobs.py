@@ -158,8 +158,14 @@ async def _submit(client: Any, name: str, entrypoint: str) -> None:
             )
             return
         except RuntimeError as error:
-            if "No available agent" not in str(error) or time.monotonic() > patient_until:
+            if "No available agent" not in str(error):
                 raise
+            if time.monotonic() > patient_until:
+                raise RuntimeError(
+                    f"the Ray cluster at {os.environ['RAY_ADDRESS']} has no agent that starts jobs, for {PATIENCE} s by now: "
+                    "look at dashboard_agent.log on its head; of two Ray nodes on a machine, each needs an agent's port "
+                    "of its own (ray start --dashboard-agent-listen-port)"
+                ) from error
             await asyncio.sleep(2)
 
 

@@ -678,8 +678,8 @@ def test_the_ui_shows_a_promotion_a_refusal_an_override_a_move_made_in_it_and_a_
         dialog.get_by_role("combobox").fill("champion")
         dialog.get_by_role("combobox").press("Enter")
         dialog.get_by_role("button", name="Save aliases").click()
-        expect(tab.get_by_text("@ champion")).to_be_visible()
         expect(dialog).to_be_hidden()
+        expect(tab.get_by_text("@ champion")).to_be_visible()
         assert flags() == {5: ("no reason",)}
         shown("1", "seen 2 → 1 (first), unknown: no reason yet", "promotion, override 1 → 2")
 

@@ -243,7 +243,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    done = {(run["pack"], run.get("rounds", 1)): run for run in results.earlier("method")["runs"]}
+    done = {(run["pack"], method_figures.rounds_of(run)): run for run in results.earlier("method")["runs"]}
     for name in arguments.packs:
         whole = PACKS[name]
         pack = replace(

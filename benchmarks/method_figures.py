@@ -36,8 +36,13 @@ def figures(packs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 def _key(pack: dict[str, Any], row: dict[str, Any]) -> str:
     """What the figures of a row are called by."""
     decoder = "" if row["decoder"] == "ctc" else f"_{row['decoder']}"
-    rounds = "" if pack.get("rounds", 1) == 1 else f"_round_{pack['rounds']}"
-    return f"{pack['pack']}_{row['budget']}_{row['start']}{decoder}{rounds}"
+    again = f"_round_{rounds_of(pack)}" if rounds_of(pack) > 1 else ""
+    return f"{pack['pack']}_{row['budget']}_{row['start']}{decoder}{again}"
+
+
+def rounds_of(pack: dict[str, Any]) -> int:
+    """How often it was pre-trained, each time with labels of the recogniser before; rows of before this was asked say nothing."""
+    return pack.get("rounds", 1)
 
 
 def _lower(own: list[float], other: list[float], than: str, goal: float | None) -> dict[str, Any]:
@@ -59,16 +64,14 @@ def table(result: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for run in result["runs"]:
-        again = run.get("rounds", 1) > 1
+        again = f", round {rounds_of(run)}" if rounds_of(run) > 1 else ""
         # Those that are not pre-trained are the same in every round.
         for row in (row for row in run["rows"] if not (again and row["start"] in ("scratch", "transfer"))):
             lower = result["figures"].get(f"lower_than_scratch_{_key(run, row)}")
             cells = [
                 run["pack"],
                 f"{row['budget']:,}",
-                TITLES[row["start"]]
-                + ("" if row["decoder"] == "ctc" else f", {row['decoder']}")
-                + (f", round {run['rounds']}" if again else ""),
+                TITLES[row["start"]] + ("" if row["decoder"] == "ctc" else f", {row['decoder']}") + again,
                 f"{row['learning_rate']:g}",
                 *(results.percent(row["by_seed"][mark]) for mark in ("quarter", "half", "all")),
                 _share(lower) if lower else "",
@@ -78,7 +81,9 @@ def table(result: dict[str, Any]) -> str:
             ]
             lines.append(f"| {' | '.join(cells)} |")
     said = [
-        f"{run['pack']}{', round ' + str(run['rounds']) if run.get('rounds', 1) > 1 else ''}: {run['lines']:,} validation lines of {run['documents']} documents, data `{run['data'][:12]}`, "
+        run["pack"]
+        + (f", round {rounds_of(run)}" if rounds_of(run) > 1 else "")
+        + f": {run['lines']:,} validation lines of {run['documents']} documents, data `{run['data'][:12]}`, "
         + "".join(_pretraining(made) for made in run["pretraining"])
         + f"fine-tuning on {run['fine_tuned_on']}, commit "
         f"{results.short(run['commit'])}" + (f" and {', '.join(run['changes'])}" if run["changes"] else "")

@@ -197,56 +197,60 @@ def training(
     """Batches of training steps `first_step`, `first_step` + 1, … without end; rank r of n gets rows r, r + n, … of each.
 
     bookmark: of a batch before `first_step` of the same lines, settings and seed. fill: `batch` lines each, or as many
-    lines, a multiple of `multiple`, as make up the padded steps of `batch` lines of mean width. decoders: threads that decode ahead; 0 decodes where a batch is asked for. pinned: for a GPU, as `Lines.collate`.
+    lines, a multiple of `multiple`, as make up the padded steps of `batch` lines of mean width. decoders: threads that
+    decode ahead; 0 decodes where a batch is asked for. pinned: for a GPU, as `Lines.collate`.
 
     Raises ValueError if there is no line, or `batch` is not a multiple of `world`.
     """
-    calls = _drawn(source, batch, seed, first_step, bookmark, rank, world, augment, fill, multiple, pinned)
-    return ahead(calls, decoders) if decoders else (call() for call in calls)
-
-
-def _drawn(
-    source: Lines | Stream,
-    batch: int,
-    seed: int,
-    first_step: int,
-    bookmark: Bookmark,
-    rank: int,
-    world: int,
-    augment: bool,
-    fill: str,
-    multiple: int,
-    pinned: bool,
-) -> Iterator[Callable[[], Batch]]:
-    """What makes the batch of each step."""
     if not len(source):
         raise ValueError("there is no line to train on: see the verdicts of fit and the quarantine of validate")
     if batch % world:
         raise ValueError(f"a batch of {batch} lines cannot be shared evenly by {world} workers; make it a multiple")
+
+    def call(step: _Step) -> Callable[[], Batch]:
+        own = slice(rank, None, world)
+        noise = (step.scales[own], np.random.default_rng([seed, step.number, rank])) if augment else None
+        return partial(_collated, step.source, step.places[own], noise, pinned, step.bookmark)
+
+    steps = _steps(source, _Cut(batch, fill, multiple), seed, first_step, bookmark, augment)
+    return ahead(map(call, steps), decoders) if decoders else (call(step)() for step in steps)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What is drawn at a step, by all workers together: (N,) int places in `source`, and (N,) float horizontal scales."""
+
+    number: int
+    source: Lines
+    places: np.ndarray
+    scales: np.ndarray
+    bookmark: Bookmark
+
+
+def _steps(
+    source: Lines | Stream, cut: _Cut, seed: int, first_step: int, bookmark: Bookmark, augment: bool
+) -> Iterator[_Step]:
+    """The steps from `first_step` on, without end."""
     step, epoch, first_window = bookmark.step, bookmark.epoch, bookmark.window
     while True:
         before = step
         for window, groups in islice(enumerate(_windows(source, seed, epoch)), first_window, None):
             random = np.random.default_rng([seed, epoch, window])
-            if fill == "lines" and step < first_step:
+            if cut.fill == "lines" and step < first_step:
                 # Of a window that a resume may skip, the weights are enough to know its steps.
-                steps = -(-_kept(source.weights_of(groups), random).size // batch)
+                steps = -(-_kept(source.weights_of(groups), random).size // cut.batch)
                 if step + steps <= first_step:
                     step += steps
                     continue
                 random = np.random.default_rng([seed, epoch, window])
             drawn_from, places = source.window(groups)
-            places = places[_kept(drawn_from.weights[places], random)]
-            places = _filled_up(places, multiple if fill == "tokens" else batch, random)
+            places = cut.filled_up(places[_kept(drawn_from.weights[places], random)], random)
             scales = random.uniform(*(images.SCALES if augment else WIDTH_NOISE), len(places))
-            widths = drawn_from.widths[places] * scales
-            chunks = _bucketed(widths, batch, random, fill, multiple)
+            chunks = cut.of_widths(drawn_from.widths[places] * scales, random)
             begins = Bookmark(epoch, window, step)
             for number, chunk in enumerate(chunks, step):
                 if number >= first_step:
-                    own = chunk[rank::world]
-                    noise = (scales[own], np.random.default_rng([seed, number, rank])) if augment else None
-                    yield partial(_collated, drawn_from, places[own], noise, pinned, begins)
+                    yield _Step(number, drawn_from, places[chunk], scales[chunk], begins)
             step += len(chunks)
         if step == before and not any(source.weights_of([group]).any() for group in source.groups):
             raise ValueError("every line has weight 0: there is nothing to draw; see the verdicts of fit")
@@ -270,30 +274,35 @@ def _windows(source: Lines | Stream, seed: int, epoch: int) -> Iterator[list[tup
         yield [groups[number] for number in order[begin : begin + WINDOW_GROUPS]]
 
 
-def _filled_up(places: np.ndarray, multiple: int, random: np.random.Generator) -> np.ndarray:
-    """As many places as are a multiple: some are drawn twice, so that the last batch of a window is whole."""
-    return np.concatenate([places, random.choice(places, -len(places) % multiple)]) if len(places) else places
+@dataclass(frozen=True)
+class _Cut:
+    """How the lines of a window become batches, as `training` takes it."""
 
+    batch: int
+    fill: Literal["lines", "tokens"]
+    multiple: int
 
-def _bucketed(
-    widths: np.ndarray, batch: int, random: np.random.Generator, fill: str, multiple: int
-) -> list[np.ndarray]:
-    """Places in `widths` in batches of similar width, shuffled."""
-    order = np.argsort(widths, kind="stable")
-    if fill == "lines":
-        chunks = [order[begin : begin + batch] for begin in range(0, len(order), batch)]
-    else:
-        chunks = _by_tokens(order, widths[order], batch, multiple)
-    return [chunks[number] for number in random.permutation(len(chunks))]
+    def filled_up(self, places: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        """As many places as are a multiple: some are drawn twice, so that the last batch of a window is whole."""
+        multiple = self.multiple if self.fill == "tokens" else self.batch
+        return np.concatenate([places, random.choice(places, -len(places) % multiple)]) if len(places) else places
 
+    def of_widths(self, widths: np.ndarray, random: np.random.Generator) -> list[np.ndarray]:
+        """Places in `widths` in batches of similar width, shuffled."""
+        order = np.argsort(widths, kind="stable")
+        if self.fill == "lines":
+            chunks = [order[begin : begin + self.batch] for begin in range(0, len(order), self.batch)]
+        else:
+            chunks = self._by_tokens(order, widths[order])
+        return [chunks[number] for number in random.permutation(len(chunks))]
 
-def _by_tokens(order: np.ndarray, widths: np.ndarray, batch: int, multiple: int) -> list[np.ndarray]:
-    """`order` cut where `multiple` more lines would make a batch wider in all than `batch` lines of mean width; widths: ascending."""
-    chunks, begin, budget = [], 0, batch * widths.mean() if len(widths) else 0.0
-    while begin < len(order):
-        end = begin + multiple
-        while end < len(order) and (end + multiple - begin) * widths[end + multiple - 1] <= budget:
-            end += multiple
-        chunks.append(order[begin:end])
-        begin = end
-    return chunks
+    def _by_tokens(self, order: np.ndarray, widths: np.ndarray) -> list[np.ndarray]:
+        """`order` cut where `multiple` more lines would make a batch wider in all than `batch` lines of mean width; widths: ascending."""
+        chunks, begin, budget = [], 0, self.batch * widths.mean() if len(widths) else 0.0
+        while begin < len(order):
+            end = begin + self.multiple
+            while end < len(order) and (end + self.multiple - begin) * widths[end + self.multiple - 1] <= budget:
+                end += self.multiple
+            chunks.append(order[begin:end])
+            begin = end
+        return chunks

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,12 +56,13 @@ def quantize(
     calls = {name: (*inputs, shard, config, sample) for name, shard in shards.items()}
     keep, own, seconds, came_of = False, 0.0, 0.0, {"labels": origin.named(encoder_uri)}
     if codebook_uri:
-        book, own, its_origin, its_saw = _given(codebook_uri, config, scratch(codebook_out))
+        given = _given(codebook_uri, config, scratch(codebook_out))
+        book, own = given.book, given.perplexity
         say = labelling.Say("quantize: given", len(calls))
         sizes, portraits = _counted(book, calls, config, parts, codebook_out, say)
         seconds += say.cpu_seconds
         keep = _suits(_perplexity(sizes), own, config.retrain.keep_perplexity)
-        came_of, seen = (its_origin, its_saw) if keep else (came_of, seen)
+        came_of, seen = (given.came_of, given.saw) if keep else (came_of, seen)
     if not keep:
         say = labelling.Say("quantize", 2 * len(calls))
         mapping.over(
@@ -91,8 +92,18 @@ def quantize(
     }
 
 
-def _given(uri: str, config: Config, folder: Path) -> tuple[Codebook, float, dict[str, str | None], Saw]:
-    """The codebook that `uri` names, its perplexity on the lines that it was made of, the models that it came of, and what they saw.
+@dataclass(frozen=True)
+class _Given:
+    """A codebook from elsewhere: its perplexity on the lines that it was made of, the models that it came of, and what they saw."""
+
+    book: Codebook
+    perplexity: float
+    came_of: dict[str, str | None]
+    saw: Saw
+
+
+def _given(uri: str, config: Config, folder: Path) -> _Given:
+    """The codebook that `uri` names.
 
     Raises ValueError if there is none, or it is another than the configuration asks for.
     """
@@ -104,10 +115,8 @@ def _given(uri: str, config: Config, folder: Path) -> tuple[Codebook, float, dic
     if home is None:
         raise ValueError(f"the run of {uri} kept no codebook: leave codebook_uri out, or give a codebook's folder")
     artifact = Artifact(home)
-    book, kind = (
-        checkpoint.load_codebook(artifact, config.data),
-        artifact.read_json("codebook.json")["features"]["kind"],
-    )
+    book = checkpoint.load_codebook(artifact, config.data)
+    kind = artifact.read_json("codebook.json")["features"]["kind"]
     asked = config.codebook
     if (len(book.centroids), kind) != (asked.clusters, asked.features):
         raise ValueError(
@@ -116,7 +125,7 @@ def _given(uri: str, config: Config, folder: Path) -> tuple[Codebook, float, dic
         )
     # One that was kept before is still held against the lines that it was made of, or it might be kept for ever.
     own = artifact.metrics.get("own_perplexity", artifact.metrics["perplexity"])
-    return book, own, origin.of(artifact), saw.read(home) if kind == "encoder" else saw.Saw()
+    return _Given(book, own, origin.of(artifact), saw.read(home) if kind == "encoder" else saw.Saw())
 
 
 def _suits(perplexity: float, own: float, least: float) -> bool:

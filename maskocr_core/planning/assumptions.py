@@ -34,8 +34,8 @@ class Assumptions(Section):
     """How often a byte kept for the backward pass crosses the memory bus: written and read forward, read backward, its gradient written and read (a guess that fused kernels undercut; 0: never a limit)."""
     cores_per_gpu: Annotated[int, Field(ge=1)] = 4
     """CPU cores that decode lines for one processor (as many threads as training takes beside a GPU, whatever it has more)."""
-    lines_per_core: Above = 3478.0
-    """Lines a second that one core reads, decodes and scales to 40 px (docs/speed_of_data.md, measured on two cores)."""
+    lines_per_core: Above = 3321.0
+    """Lines a second that one core reads, decodes and scales to 40 px (docs/speed_of_data.md, measured on one core)."""
     network: Above = 10.0
     """Gbit/s from the store to one processor (a guess)."""
     bytes_per_line: Above = 4075.0

@@ -65,17 +65,18 @@ def test_gradients_tell_strokes_apart_by_their_direction_and_not_by_their_ink():
     assert float(said @ across) < 0.3
 
 
-def test_gradients_are_those_of_a_slow_histogram(lines):
+@pytest.mark.parametrize("window", [8, 16, 24, 64])
+def test_gradients_are_those_of_a_slow_histogram(lines, window):
     ink, valid = lines
     image = np.pad(ink[0, 0].double().numpy(), 1)
     across, down = image[1:-1, 2:] - image[1:-1, :-2], image[2:, 1:-1] - image[:-2, 1:-1]
     histogram = np.zeros((HEIGHT // 8, 9))
     for y in range(HEIGHT):
-        for x in range(5 * STEP - 4, 6 * STEP + 4):
+        for x in range(5 * STEP + (STEP - window) // 2, 6 * STEP + (window - STEP) // 2):
             angle = np.arctan2(down[y, x], across[y, x]) % np.pi
             histogram[y // 8, min(8, int(angle / np.pi * 9))] += np.hypot(across[y, x], down[y, x])
     expected = histogram.ravel() / np.linalg.norm(histogram)
-    assert Gradients(16)(ink, valid)[0, 5].numpy() == pytest.approx(expected, abs=1e-3)
+    assert Gradients(window)(ink, valid)[0, 5].numpy() == pytest.approx(expected, abs=1e-3)
 
 
 def test_an_encoder_is_asked_after_two_thirds_of_its_blocks(lines):

@@ -2,7 +2,7 @@
 
 The paper clusters activations of an already trained recogniser; who has none needs features from the data alone. Each
 kind is a module `(ink (B, 1, H, W), valid (B, L)) -> (B, L, P)` float32 that gives a step the same features whatever its
-line is batched with (an encoder up to rounding).
+line is batched with (an encoder, and gradients on a GPU, up to rounding).
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from torch.nn import functional
 from maskocr_core.config import ORIENTATIONS, STEP
 from maskocr_core.model.encoder import Encoder
 from maskocr_core.model.stem import ConvolutionalStem
+
+CELL = STEP // 2
 
 
 class Pixels(nn.Module):
@@ -40,17 +42,21 @@ class Gradients(nn.Module):
         self.window = window
 
     def forward(self, ink: Tensor, valid_BL: Tensor) -> Tensor:
-        B, _, H, W = ink.shape
-        padded = functional.pad(ink, (1, 1, 1, 1))
-        across = padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]
-        down = padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1]
+        padded = functional.pad(ink[:, 0], (1, 1, 1, 1))
+        across = padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]
+        down = padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]
         turn = torch.atan2(down, across).remainder(math.pi) / math.pi * ORIENTATIONS  # unsigned: in [0, 9)
-        bins = functional.one_hot(turn.long().clamp(max=ORIENTATIONS - 1)[:, 0], ORIENTATIONS)
-        strength = (across.square() + down.square()).sqrt()[:, 0, :, :, None] * bins  # (B, H, W, 9)
-        side = (self.window - STEP) // 2
-        columns = functional.pad(strength.permute(0, 1, 3, 2), (side, side)).unfold(3, self.window, STEP).sum(-1)
-        cells = columns.unflatten(1, (H // STEP, STEP)).sum(2).permute(0, 3, 1, 2)  # (B, L, H / 8, 9)
-        return functional.normalize(cells.flatten(2), dim=-1)
+        bins = _cells(turn.long().clamp(max=ORIENTATIONS - 1))
+        strength = _cells((across.square() + down.square()).sqrt())
+        cells = strength.new_zeros(*strength.shape[:3], ORIENTATIONS).scatter_add_(3, bins, strength)
+        side = (self.window - STEP) // 2 // CELL
+        columns = functional.pad(cells, (0, 0, side, side)).unfold(2, self.window // CELL, STEP // CELL).sum(-1)
+        return functional.normalize(columns.transpose(1, 2).flatten(2), dim=-1)  # (B, L, H / 8 × 9)
+
+
+def _cells(values: Tensor) -> Tensor:
+    """(B, H, W) by cells of 8 px height and half a step: (B, H / 8, W / 4, 32). A window begins and ends where such a cell does."""
+    return values.unflatten(2, (-1, CELL)).unflatten(1, (-1, STEP)).transpose(2, 3).flatten(3)
 
 
 class RandomNetwork(nn.Module):

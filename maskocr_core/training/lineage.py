@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from maskocr_core.training.shares import Place
+from maskocr_core.training.exchange import Place
 
 
 class StepLog:

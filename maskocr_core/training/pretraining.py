@@ -14,9 +14,9 @@ from maskocr_core.config import Config
 from maskocr_core.data import admitted, batches, budgets
 from maskocr_core.training import checkpoint, device, objectives, pictures, probing, stored_labels
 from maskocr_core.training.checkpoints import Checkpoints
+from maskocr_core.training.exchange import Place
 from maskocr_core.training.log import TrainingLog
 from maskocr_core.training.loop import fit
-from maskocr_core.training.shares import Place
 
 
 def train(

@@ -4,7 +4,7 @@ Share s of S is rows s, s + S, … of the batch, cut to its own width, with a ra
 hangs on nothing but step and number. The gradient of a step is the mean over the shares, each weighted by its lines, of the
 gradient of the share's own loss. Sums of floating-point numbers depend on their order, so that here it is always the same:
 a binary tree in which share s meets s + S/2 first. A worker of n adds up the branch of shares r, r + n, …; workers add the
-branches pairwise, as `MPI_Allreduce` by recursive doubling does. DistributedDataParallel adds in an order that changes
+branches pairwise (`exchange`), as `MPI_Allreduce` by recursive doubling does. DistributedDataParallel adds in an order that changes
 with the number of workers, after which Adam makes updates of noise where a gradient is nothing but rounding.
 """
 
@@ -19,15 +19,7 @@ from torch import Tensor, nn
 
 from maskocr_core.config import STEP
 from maskocr_core.data.batches import PAD_TO, Batch
-from maskocr_core.services.workers import among_peers
-
-
-@dataclass(frozen=True)
-class Place:
-    """Which worker this is, and of how many."""
-
-    rank: int = 0
-    world: int = 1
+from maskocr_core.training.exchange import Exchange
 
 
 @dataclass
@@ -76,7 +68,7 @@ def gradient(
     model: nn.Module,
     loss: Callable[[Batch], tuple[Tensor, dict[str, Tensor]]],
     shares: list[Batch],
-    place: Place,
+    exchange: Exchange,
     seed: int,
 ) -> Sums:
     """Leave the gradient of the whole step in `grad` of every parameter that learns; what this worker's own shares gave.
@@ -84,7 +76,7 @@ def gradient(
     loss: of one share, with figures to log. shares: those of this worker: number `rank`, `rank` + `world`, …, as many as
     a power of two. seed: of the step; share s draws from seed + s.
     """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    place, parameters = exchange.place, [one for one in model.parameters() if one.requires_grad]
 
     def of_branch(first: int, stride: int) -> Sums:
         if stride == len(shares):
@@ -105,35 +97,19 @@ def gradient(
     sums = of_branch(0, 1)
     gradients, lines = sums.gradients, sums.lines
     if place.world > 1:
-        gradients, lines = _of_all_workers(parameters, sums, place)
+        gradients, lines = _of_all_workers(parameters, sums, exchange)
     for parameter, total in zip(parameters, gradients):
         parameter.grad = None if total is None else total.div_(lines)
     return sums
 
 
-def _of_all_workers(parameters: list[nn.Parameter], sums: Sums, place: Place) -> tuple[list[Tensor | None], float]:
-    """Gradients and number of lines added up over the workers, pair by pair: both of a pair add the same two numbers."""
-    from torch import distributed
-
-    like = parameters[0]
+def _of_all_workers(
+    parameters: list[nn.Parameter], sums: Sums, exchange: Exchange
+) -> tuple[list[Tensor | None], float]:
+    """Gradients and number of lines added up over the workers."""
     pieces = [torch.zeros_like(one) if own is None else own for one, own in zip(parameters, sums.gradients)]
-    facts = torch.tensor([float(sums.lines), *(float(own is not None) for own in sums.gradients)], device=like.device)
-    own = torch.cat([*(piece.flatten() for piece in pieces), facts])
-    others = torch.empty_like(own)
-    distance = place.world // 2
-    with among_peers():
-        while distance:
-            partner = place.rank ^ distance
-            requests = distributed.batch_isend_irecv(
-                [
-                    distributed.P2POp(distributed.isend, own, partner),
-                    distributed.P2POp(distributed.irecv, others, partner),
-                ]
-            )
-            for request in requests:
-                request.wait()
-            own += others
-            distance //= 2
-    *totals, facts = own.split([*(piece.numel() for piece in pieces), len(facts)])
+    facts = [float(sums.lines), *(float(own is not None) for own in sums.gradients)]
+    flat = [*(piece.flatten() for piece in pieces), torch.tensor(facts, device=pieces[0].device)]
+    *totals, facts = exchange.total(flat).split(list(map(len, flat)))
     lines, *given = facts.tolist()
     return [total.view_as(one) if had else None for total, one, had in zip(totals, parameters, given)], lines

@@ -56,6 +56,13 @@ def test_workers_that_share_no_folder_with_the_caller_go_by_the_store_and_send_b
     assert Artifact(tmp_path / "encoder").read_bytes("encoder.safetensors")
 
 
+def test_no_more_workers_train_than_the_machine_has_gpus(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RAY_OVERRIDE_RESOURCES", '{"GPU": 1}')
+    found = workers.data_parallel(lambda rank, world, folder: {"world": float(world)}, (tmp_path,), 2, tmp_path)
+    assert found == {"world": 1.0}
+    assert "2 workers were asked for, each wants a GPU, and there are 1: 1 will train" in capsys.readouterr().out
+
+
 SWEEP = ('sweep.starts=["scratch","transfer","pretrained"]', "sweep.steps=8", "sweep.transfer_steps=4", "sweep.jobs=2")
 
 
@@ -110,6 +117,9 @@ def test_fine_tuning_on_nodes_that_share_no_folder_with_the_caller_goes_by_the_s
     monkeypatch.setattr(Path, "touch", lambda path: None if path.name.startswith(".seen-") else touch(path))
     unseen = lambda path: replace(of(path), path=Path("/nowhere") / path.name)  # noqa: E731
     monkeypatch.setattr(workers.Carried, "of", unseen)
+    room = tmp_path / "of-nodes"
+    room.mkdir()
+    monkeypatch.setenv("TMPDIR", str(room))
     with nodes.one_node() as address:
         monkeypatch.setenv("RAY_ADDRESS", address)
         run_stage(
@@ -123,6 +133,15 @@ def test_fine_tuning_on_nodes_that_share_no_folder_with_the_caller_goes_by_the_s
     assert recognisers(tmp_path / "there") == fine_tuned_here
     kept = {file.name.split("/")[1] for file in storage.files(f"s3://{at_s3.buckets[0]}/far/unfinished/runs/")}
     assert "result.json" in kept and "checkpoints" not in kept
+    assert not list(room.glob("maskocr-*")), "nothing of the run stays on the nodes"
+
+
+def test_the_calibration_that_is_kept_goes_by_the_documents_that_the_gate_asks_for(tmp_path):
+    settings = config.load("smoke", [*SWEEP, "sweep.jobs=0", 'sweep.starts=["scratch"]', "gate.min_documents=77"])
+    to_fine_tune(tmp_path, settings)
+    run_stage("finetune", settings, tmp_path, tmp_path, transfer_uri="", recognizers_out=tmp_path / "recognizers")
+    kept = json.loads((tmp_path / "recognizers/scratch-0/all/calibration.json").read_text())
+    assert "fewer than 77" in kept["reason"]
 
 
 def test_fine_tuning_on_nodes_that_share_neither_a_folder_nor_a_store_is_refused(tmp_path, monkeypatch):
@@ -140,7 +159,7 @@ def test_workers_that_share_neither_a_folder_nor_a_store_with_the_caller_are_ref
     with pytest.raises(
         ValueError, match=r"workers do not see .*/work: give the nodes a common folder for MASKOCR_WORK, or"
     ):
-        workers.folder_here(tmp_path / "work", tmp_path / "work/.seen-1")
+        workers.folder_here(tmp_path / "work", tmp_path / "work/.seen-1", tmp_path)
 
 
 def test_the_small_files_of_an_artifact_come_along_to_where_its_folder_is_not_seen(tmp_path, monkeypatch):
@@ -149,10 +168,10 @@ def test_the_small_files_of_an_artifact_come_along_to_where_its_folder_is_not_se
     artifacts.write_json(tmp_path / "thing/deep/a.json", {"a": 1})
     artifacts.finish(tmp_path / "thing", kind="thing", config={}, metrics={})
     carried = workers._carried(tmp_path / "thing")
-    assert carried.here() == tmp_path / "thing"
+    assert carried.here(tmp_path) == tmp_path / "thing"
     (tmp_path / "thing").rename(tmp_path / "gone")
-    assert carried.here() != tmp_path / "thing"
-    assert Artifact(carried.here()).read_json("deep/a.json") == {"a": 1}
+    assert carried.here(tmp_path) != tmp_path / "thing"
+    assert Artifact(carried.here(tmp_path)).read_json("deep/a.json") == {"a": 1}
 
 
 @pytest.fixture(scope="module")

@@ -65,9 +65,19 @@ class Carried:
         far = os.environ.get("RAY_ADDRESS") and os.environ.get("MASKOCR_STORE")
         return cls(path.absolute(), packed(path) if far else {})
 
-    def here(self) -> Path:
-        """The folder itself where it is seen, else a new one with these files."""
-        return self.path if self.path.is_dir() or not self.files else unpacked(self.files, Path(tempfile.mkdtemp()))
+    def here(self, room: Path) -> Path:
+        """The folder itself where it is seen, else a new one below `room` with these files."""
+        if self.path.is_dir() or not self.files:
+            return self.path
+        return unpacked(self.files, Path(tempfile.mkdtemp(dir=room)))
+
+
+@contextmanager
+def own_room() -> Iterator[Path]:
+    """A folder for what a worker unpacks and makes where it shares none with the caller; gone with the block."""
+    # Where an error ends the block, a checkpoint may be under way yet.
+    with tempfile.TemporaryDirectory(prefix="maskocr-work-", ignore_cleanup_errors=True) as room:
+        yield Path(room)
 
 
 @contextmanager
@@ -129,6 +139,8 @@ def _trainer(ray: Any, attempt: Callable[[], Any], workers: int, storage: str) -
         backend_cls = Backend
 
     given = bool(os.environ.get("RAY_ADDRESS"))
+    if not given:
+        workers = _as_gpus_allow(ray, workers)
     # On a cluster of our own all workers are on this machine, and come back on it.
     scaling = ScalingConfig(
         num_workers=(1, workers) if given and workers > 1 else workers,
@@ -137,6 +149,16 @@ def _trainer(ray: Any, attempt: Callable[[], Any], workers: int, storage: str) -
     )
     run = RunConfig(name="attempt", storage_path=storage, failure_config=FailureConfig(max_failures=MAX_LOST))
     return TorchTrainer(attempt, scaling_config=scaling, torch_config=Meeting(), run_config=run)
+
+
+def _as_gpus_allow(ray: Any, workers: int) -> int:
+    """As many workers as a machine has GPUs for, one each; Ray would wait without end, and without a word, for more."""
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    if not gpus or workers <= gpus:
+        return workers
+    fewer = 1 << (gpus.bit_length() - 1)
+    print(f"{workers} workers were asked for, each wants a GPU, and there are {gpus}: {fewer} will train", flush=True)
+    return fewer
 
 
 def _attempt(
@@ -164,13 +186,14 @@ def _attempt(
             meeting = broadcast_from_rank_zero(_meeting(None if given else storage))
             if rank >= world:  # gradients are added up pair by pair: this one waits for its pair
                 return {}, {}
-            here, seen = folder_here(folder, mark)
-            if world > 1:
-                with among_peers():
-                    backend = "nccl" if torch.cuda.is_available() else "gloo"
-                    torch.distributed.init_process_group(backend, init_method=meeting, rank=rank, world_size=world)
-            figures = function(rank, world, *(_here(argument, folder, here) for argument in arguments))
-            return figures, {} if seen or rank else packed(here, but="checkpoints")
+            with own_room() as room:
+                here, seen = folder_here(folder, mark, room)
+                if world > 1:
+                    with among_peers():
+                        backend = "nccl" if torch.cuda.is_available() else "gloo"
+                        torch.distributed.init_process_group(backend, init_method=meeting, rank=rank, world_size=world)
+                figures = function(rank, world, *(_here(argument, folder, here, room) for argument in arguments))
+                return figures, {} if seen or rank else packed(here, but="checkpoints")
         except PeerLost:
             deadline = time.monotonic() + PATIENCE
             while time.monotonic() < deadline:
@@ -202,8 +225,8 @@ def _meeting(storage: Path | None) -> str:
         return f"tcp://{address}:{probe.getsockname()[1]}"
 
 
-def folder_here(folder: Path, mark: Path) -> tuple[Path, bool]:
-    """(folder of the unfinished work for this worker, whether it is the caller's own).
+def folder_here(folder: Path, mark: Path, room: Path) -> tuple[Path, bool]:
+    """(folder of the unfinished work for this worker, whether it is the caller's own); if it is not, one below `room`.
 
     Raises ValueError if it is not, and there is no store either: checkpoints would be lost with this node.
     """
@@ -214,7 +237,7 @@ def folder_here(folder: Path, mark: Path) -> tuple[Path, bool]:
             f"workers do not see {folder}: give the nodes a common folder for MASKOCR_WORK, or set MASKOCR_STORE=s3://…"
         )
     own = folder.relative_to(artifacts.work_folder())
-    os.environ["MASKOCR_WORK"] = tempfile.mkdtemp(prefix="maskocr-work-")
+    os.environ["MASKOCR_WORK"] = str(room / "work")
     here = artifacts.work_folder() / own
     here.mkdir(parents=True)
     return here, False
@@ -226,8 +249,8 @@ def _carried(argument: Any) -> Any:
     return argument
 
 
-def _here(argument: Any, folder: Path, here: Path) -> Any:
-    return argument.here() if isinstance(argument, Carried) else here if argument == folder else argument
+def _here(argument: Any, folder: Path, here: Path, room: Path) -> Any:
+    return argument.here(room) if isinstance(argument, Carried) else here if argument == folder else argument
 
 
 def packed(folder: Path, but: str = "") -> dict[str, bytes]:

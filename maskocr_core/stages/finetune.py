@@ -9,7 +9,11 @@ from maskocr_core.stages import stage, work_folder
 from maskocr_core.stages.keys import code_version
 
 
-@stage(reads=("data", "model", "sweep"))
+def _of_intervals(config: Config) -> str:
+    return f"{config.gate.confidence:g} {config.gate.min_documents}"  # the calibration's, which `evaluate` goes by
+
+
+@stage(reads=("data", "model", "sweep"), also=_of_intervals)
 def finetune(
     config: Config, *, lines: Path, selection: Path, encoder: Path, transfer_uri: str = "", recognizers_out: Path
 ) -> dict[str, float]:
@@ -74,7 +78,8 @@ def finetune(
     validation = batches.Lines(
         Artifact(lines), admitted.selected(Artifact(lines), Artifact(selection), "val"), config.data
     )
-    calibrating.calibrate(recognizers_out / reading.candidate(made["runs"]).folder / "all", validation)
+    candidate = recognizers_out / reading.candidate(made["runs"]).folder / "all"
+    calibrating.calibrate(candidate, validation, config.gate.confidence, config.gate.min_documents)
     artifacts.write_json(recognizers_out / "runs.json", made)
     return {
         f"{run.name}_validation_cer": results[runs.index(run)]["validation_cer"]["all"]

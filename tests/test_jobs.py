@@ -7,7 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from contextlib import contextmanager, suppress
 
 import nodes
 import packed
@@ -215,6 +217,69 @@ def test_a_job_that_dies_without_a_word_is_not_given_the_reason_of_the_one_befor
     with pytest.raises(RuntimeError, match="failed with exit code 1") as failure:
         jobs.run("fit", "silent", "sleep 1; exit 1")
     assert not str(failure.value).startswith("the first reason")
+
+
+@contextmanager
+def breakable(server):
+    """(an address by which a server is reached, what breaks every connection to it off)"""
+    host, port = server.removeprefix("http://").split(":")
+    ends = []
+
+    def pump(source, sink):
+        with suppress(OSError):
+            while content := source.recv(1 << 16):
+                sink.sendall(content)
+        for end in (source, sink):
+            end.close()
+
+    def serve():
+        with suppress(OSError):
+            while True:
+                near, _ = listener.accept()
+                far = socket.create_connection((host, int(port)))
+                ends.extend((near, far))
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=pump, args=pair, daemon=True).start()
+
+    def break_off():
+        while ends:
+            with suppress(OSError):
+                ends.pop().shutdown(socket.SHUT_RDWR)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serving = threading.Thread(target=serve)
+        serving.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}", break_off
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            serving.join()
+            break_off()
+
+
+@pytest.mark.cluster
+def test_a_connection_that_breaks_off_is_taken_up_again_and_every_line_said_once(server, tmp_path, monkeypatch, capfd):
+    begun, go_on = tmp_path / "begun", tmp_path / "go-on"
+
+    def breaking():
+        while not begun.exists():
+            time.sleep(0.1)
+        time.sleep(2)  # until the first line was followed
+        break_off()
+        time.sleep(1)
+        go_on.touch()
+
+    with breakable(server) as (address, break_off):
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        breaker = threading.Thread(target=breaking)
+        breaker.start()
+        # Sums, because the log begins with the command.
+        jobs.run(
+            "fit", "broken", f"echo a$((1+1)); touch {begun}; until [ -e {go_on} ]; do sleep 0.1; done; echo b$((2+1))"
+        )
+        breaker.join()
+    said = capfd.readouterr().err.split()
+    assert said.count("a2") == said.count("b3") == 1 and said.index("a2") < said.index("b3")
 
 
 @pytest.mark.cluster

@@ -36,7 +36,7 @@ STAGES = (
     "finetune",
 )  # what the others do is not worth a way there
 REFUSED = 2  # the exit code of a command whose user made a mistake
-PATIENCE = 120  # seconds that a young or busy cluster is given to have an agent that takes a job
+PATIENCE = 120  # seconds that a young or busy cluster is given to have an agent that takes a job, or to be heard again
 ANEW = "Runtime env is setting up."  # ends the first line of an attempt; a log goes on with the next job of its name
 GRACE = 25  # seconds that a job is given to stop: Kubernetes kills a pod 30 s after its SIGTERM
 TERMINATED = 128 + signal.SIGTERM  # the exit code of a process that was told to end
@@ -170,18 +170,34 @@ async def _submit(client: Any, name: str, entrypoint: str) -> None:
 
 
 async def _followed(client: Any, name: str) -> list[str]:
-    """Print the log of a job until it ends; its lines, without those of earlier jobs of this name."""
-    said, rest = [], ""
-    async for text in client.tail_job_logs(name):
-        print(text, end="", file=sys.stderr, flush=True)
-        *whole, rest = (rest + text).split("\n")
-        for line in whole:
-            if line.endswith(ANEW):
-                said.clear()
-            said.append(line)
-    while not client.get_job_status(name).is_terminal():  # the log may break off before the job ends
-        await asyncio.sleep(1)
-    return [*said, rest]
+    """Print the log of a job until it ends; its lines, without those of earlier jobs of this name.
+
+    A connection of hours may break off, and the server be started anew, while the job goes on: it is asked again.
+    Raises what it fails with once nothing was heard of it for `PATIENCE` seconds.
+    """
+    from aiohttp import ClientError
+
+    said, rest, shown, heard = [], "", 0, time.monotonic()
+    while True:
+        try:
+            at = 0
+            async for text in client.tail_job_logs(name):  # each time from the beginning
+                new = text[max(0, shown - at) :]
+                at += len(text)
+                shown, heard = max(shown, at), time.monotonic()
+                print(new, end="", file=sys.stderr, flush=True)
+                *whole, rest = (rest + new).split("\n")
+                for line in whole:
+                    if line.endswith(ANEW):
+                        said.clear()
+                    said.append(line)
+            if client.get_job_status(name).is_terminal():
+                return [*said, rest]
+            heard = time.monotonic()
+        except (RuntimeError, ClientError, OSError):
+            if time.monotonic() > heard + PATIENCE:
+                raise
+        await asyncio.sleep(2)
 
 
 def _stopped(client: Any, name: str) -> str:

@@ -275,18 +275,6 @@ def test_training_gives_the_golden_losses(tmp_path):
             )
 
 
-def test_each_printed_line_says_loss_rate_padding_and_how_long_training_waited(monkeypatch, capsys):
-    from maskocr_core.config import Registry
-    from maskocr_core.training import distributed
-
-    monkeypatch.delenv("MASKOCR_RUN", raising=False)
-    row = {"masked_loss": 4.5, "learning_rate": 5e-4, "padding": 0.04, "data_wait": 0.01, "gradient_norm": 1.0}
-    distributed._say("pretrain", 10, Registry())({"step": 10.0, **row})
-    said = capsys.readouterr().out
-    assert said.startswith("pretrain: 10/10  masked loss 4.5, learning rate 0.0005, padding 0.04, data wait 0.01, in ")
-    assert "norm" not in said
-
-
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as place:
         artifacts.write_json(GOLDEN, smoke_losses(Path(place)))

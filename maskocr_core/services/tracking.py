@@ -29,6 +29,7 @@ _ABSENT = (
     "RESOURCE_DOES_NOT_EXIST",
     "INVALID_PARAMETER_VALUE",
 )  # what MLflow says of a name or alias that is not there
+AT_ONCE = 1000  # metrics that MLflow takes in a request
 CLAIM = "maskocr.claim"  # tag: id of the claim that a run holds
 
 
@@ -194,17 +195,20 @@ def end(registry: Registry, good: bool, reason: str) -> str:
     return f"experiments/{run.experiment_id}/runs/{run.run_id}"
 
 
-def log_progress(registry: Registry, what: str, row: dict[str, float]) -> None:
-    """Put one row of a training log on the pipeline's run, by step."""
+def log_progress(registry: Registry, what: str, rows: list[dict[str, float]]) -> None:
+    """Put rows of a training log on the pipeline's run, by step. Raises what MLflow raises if it is away."""
     from mlflow.entities import Metric
 
     when = now()
     figures = [
         Metric(re.sub(r"[^\w\-./]", "_", f"{what}/{name}"), value, when, int(row["step"]))
+        for row in rows
         for name, value in row.items()
         if name != "step"
     ]
-    connection().log_batch(run_id(registry), metrics=figures)
+    run = run_id(registry)
+    for first in range(0, len(figures), AT_ONCE):
+        connection().log_batch(run, metrics=figures[first : first + AT_ONCE])
 
 
 def tell_claim(registry: Registry, claim: str) -> None:

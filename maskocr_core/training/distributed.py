@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from maskocr_core.config import Registry
 from maskocr_core.progress import Progress
 from maskocr_core.training.log import Follower
 
+PATIENCE = 60.0  # s until a tracker that did not answer is asked again
 SAID = (
     "masked_loss",
     "visible_loss",
@@ -76,18 +78,29 @@ def each(
 
 
 def _say(what: str, steps: int, registry: Registry) -> Callable[[dict[str, float]], None]:
-    """Print a row of a training log at most every few seconds, and put it on the MLflow run that is under way, if any."""
-    progress = Progress(what, total=steps)
+    """Print a row of a training log at most every few seconds, and put it on the MLflow run that is under way, if any.
+
+    A tracker that is away must not hold up the training, nor what is seen of it: each try may take it half a minute. So it is
+    asked again after a while, and once more at the end; rows wait for it meanwhile.
+    """
+    progress, waiting, patient_until = Progress(what, total=steps), [], 0.0
 
     def say(row: dict[str, float]) -> None:
+        nonlocal patient_until
         speak = progress.done if row["step"] == steps else progress.update
         speak(int(row["step"]), **{name: row[name] for name in SAID if name in row})
-        if os.environ.get("MASKOCR_RUN"):
-            from maskocr_core.services import tracking
+        if not os.environ.get("MASKOCR_RUN"):
+            return
+        from maskocr_core.services import tracking
 
-            try:
-                tracking.log_progress(registry, what, row)
-            except Exception as error:  # a tracker that is away must not take the progress of the training with it
-                print(f"{what}: step {int(row['step'])} could not be logged to MLflow ({error})", flush=True)
+        waiting.append(row)
+        if time.monotonic() < patient_until and row["step"] < steps:
+            return
+        try:
+            tracking.log_progress(registry, what, waiting)
+            waiting.clear()
+        except Exception as error:  # whatever it is, it must not take the training with it
+            patient_until = time.monotonic() + PATIENCE
+            print(f"{what}: step {int(row['step'])} could not be logged to MLflow ({error})", flush=True)
 
     return say

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
@@ -23,16 +24,16 @@ class TrainingLog:
 
     def rows(self) -> list[dict[str, float]]:
         """All whole rows, one a step, by step."""
-        if not self.path.is_file():
-            return []
-        whole = []
-        for line in self.path.read_text().split("\n"):
-            try:
-                whole.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
-        by_step = {row["step"]: row for row in whole}
+        by_step = {row["step"]: row for row in _whole(self.path.read_bytes() if self.path.is_file() else b"")}
         return [by_step[step] for step in sorted(by_step)]
+
+
+def _whole(content: bytes) -> Iterator[dict[str, float]]:
+    for line in content.split(b"\n"):
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue
 
 
 class Follower:
@@ -43,6 +44,7 @@ class Follower:
     def __init__(self, path: Path, say: Callable[[dict[str, float]], None]):
         self.log, self.say = TrainingLog(path), say
         self.seen = max((row["step"] for row in self.log.rows()), default=0)
+        self._read = 0, 0  # the file, and how many of its bytes were read
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -58,7 +60,20 @@ class Follower:
         stopping = False
         while not stopping:
             stopping = self._stop.wait(self.EVERY_SECONDS)  # once more after the stop: the last rows
-            for row in self.log.rows():
+            for row in self._added():
                 if row["step"] > self.seen:
                     self.seen = row["step"]
                     self.say(row)
+
+    def _added(self) -> Iterator[dict[str, float]]:
+        """The rows since the last look, or all of them where the file is another one: a resume may put an earlier one back."""
+        if not self.log.path.is_file():
+            return iter(())
+        with self.log.path.open("rb") as file:
+            state, (inode, read) = os.fstat(file.fileno()), self._read
+            begin = read if inode == state.st_ino and read <= state.st_size else 0
+            file.seek(begin)
+            content = file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        self._read = state.st_ino, begin + len(whole)
+        return _whole(whole)

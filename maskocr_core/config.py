@@ -19,6 +19,7 @@ ORIENTATIONS = 9  # in histograms of oriented gradients (Dalal & Triggs 2005) an
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Strict(), Field(ge=1)]  # strict: `true` is no number of steps
+Seed = Annotated[int, Strict(), Field(ge=0, lt=1 << 32)]  # what every generator takes
 Column = Literal["image", "page_id", "document_id", "text", "source", "split", "order", "license", "retain_until"]
 Start = Literal["scratch", "transfer", "pretrained", "both"]
 Direction = Literal["ltr", "rtl"]
@@ -76,7 +77,7 @@ class Fit(Section):
     """A source is accepted up to this multiple of the KID that as many of the target's own documents would reach at most."""
     reject_kid_ratio: Annotated[float, Field(gt=0.0)] = 100.0
     """A source is rejected beyond this multiple."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of sampling and bootstrap."""
 
 
@@ -129,7 +130,7 @@ class Codebook(Section):
     """Principal components kept of a step's features before k-means."""
     sample_lines: Positive = 20000
     """Lines, about, from which steps are drawn for PCA and k-means: each is drawn by a hash of its id."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the sample, the PCA and k-means."""
 
 
@@ -167,7 +168,7 @@ class Training(Section):
     """Largest gradient norm."""
     checkpoint_every: Positive = 100
     """Steps between checkpoints: what a kill can cost at most."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of initial weights, order of lines, masks and augmentation."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Ray workers that train data-parallel; 0 trains inside the calling process."""
@@ -197,7 +198,7 @@ class Sweep(Section):
     """Numbers of labelled lines; smaller sets are nested in larger ones."""
     learning_rates: Annotated[tuple[Annotated[float, Field(gt=0.0)], ...], Field(min_length=1)] = (1e-3,)
     """Peak learning rates tried for every start; the better one on validation is kept."""
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     """One run for each seed, start, budget and learning rate."""
     steps: Annotated[int, Field(ge=4)] = 3000
     """Cap of fine-tuning steps, the same for every start."""
@@ -329,7 +330,8 @@ class Config(Section):
     def digest(self, sections: tuple[str, ...]) -> str:
         """sha256 of the named sections as canonical JSON: what a stage that reads only these depends on.
 
-        How many work on it is left out: with more or fewer, unfinished work is gone on with, and the result is the same to the bit.
+        How many work on it is left out: with more or fewer, unfinished work is gone on with, and
+        the result is the same to the bit where each has one thread (docs/training.md).
         """
         chosen = {
             name: getattr(self, name).model_dump(mode="json", exclude=HANDS.get(name)) for name in sorted(sections)

@@ -212,6 +212,21 @@ def test_reading_in_order_shows_each_line_once_and_as_it_is(source):
     assert sorted(seen) == sorted(source.line_ids)
 
 
+def test_reading_in_order_reads_each_row_group_once_however_many_there_are(packs, monkeypatch):
+    read, images_of = Counter(), batches._images
+
+    def counted(artifact, shard, group):
+        read[shard, group] += 1
+        return images_of(artifact, shard, group)
+
+    monkeypatch.setattr(batches, "_images", counted)
+    monkeypatch.setattr(batches, "WINDOW_GROUPS", 2)
+    source = packed.source(packs, "train", DATA)
+    seen = [identity for _, batch in source.in_order(10) for identity in batch.line_ids]
+    assert sorted(seen) == sorted(source.line_ids)
+    assert len(source.groups) > 4 and set(read.values()) == {1} and set(read) == set(source.groups)
+
+
 @pytest.mark.parametrize("augment", [False, True])
 @pytest.mark.parametrize("decoders", [1, 3])
 def test_lines_decoded_ahead_make_the_same_batches(packs, decoders, augment):

@@ -68,6 +68,9 @@ def test_an_override_of_another_form_is_shown_the_right_one(override):
         ("sweep.frozen=1.1", "sweep.frozen", "1.1"),
         ("sweep.frozen=-0.1", "sweep.frozen", "-0.1"),
         ("gate.confidence=95", "gate.confidence", "95"),
+        ("pretrain.seed=-1", "pretrain.seed", "-1"),
+        ("codebook.seed=4294967296", "codebook.seed", "4294967296"),
+        ("sweep.seeds=[0, -2]", "sweep.seeds", "-2"),
     ],
 )
 def test_a_value_that_cannot_be_names_its_field_and_what_was_given(override, field, given):

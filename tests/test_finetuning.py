@@ -20,6 +20,7 @@ from maskocr_core.reader import Reader
 from maskocr_core.services import cluster
 from maskocr_core.training import checkpoint, finetuning
 from maskocr_core.training.finetuning import Run
+from maskocr_core.training.kept_runs import KeptRun
 from maskocr_core.training.log import TrainingLog
 
 V1 = Path(__file__).parent / "formats/recognizer-1"
@@ -166,6 +167,27 @@ def test_a_share_of_the_old_weights_stays_in_what_is_kept(with_old, tmp_path):
     assert 0 < moved[0.9] < moved[0.5] < moved[0.0]
 
 
+def test_of_a_head_that_is_new_no_old_weights_stay(with_old, tmp_path, monkeypatch):
+    packs, base = with_old
+    validated, read = [], finetuning.read
+
+    def watching(recognizer, *rest):
+        validated.append({name: weight.clone() for name, weight in recognizer.state_dict().items()})
+        return read(recognizer, *rest)
+
+    monkeypatch.setattr(finetuning, "read", watching)
+    for share in (0.0, 0.5):
+        train(packs, tmp_path / str(share), settings(AUTOREGRESSIVE, f"sweep.average={share}"), recognizer=str(base))
+    plain, averaged = validated[: len(validated) // 2], validated[len(validated) // 2 :]
+    moved = {
+        name
+        for one, other in zip(plain, averaged, strict=True)
+        for name in one
+        if not torch.equal(one[name], other[name])
+    }
+    assert moved and all(name.startswith("encoder.") for name in moved)
+
+
 def test_remedies_are_in_the_key_of_a_run_that_can_forget_alone(with_old):
     packs, base = with_old
     changes = ((), ("sweep.replay=0.2",), ("sweep.average=0.2",))
@@ -216,6 +238,32 @@ def test_with_a_store_another_machine_goes_on_with_a_killed_run_and_a_third_take
             assert files[0].read_bytes() == files[1].read_bytes()
         rows = [TrainingLog(tmp_path / each / "log.jsonl").rows() for each in (f"{name}/runs/key", "alone")]
         assert [row["loss"] for row in rows[0]] == [row["loss"] for row in rows[1]]
+
+
+@pytest.mark.parametrize("kill", range(4))
+def test_a_run_that_was_killed_while_it_was_brought_from_the_store_is_brought_whole_by_the_next(
+    tmp_path, monkeypatch, kill
+):
+    monkeypatch.setenv("MASKOCR_STORE", str(tmp_path / "store"))
+    files = [*(f"{mark}/recognizer.json" for mark in finetuning.MARKS), "curve.json"]
+    mine, theirs = (KeptRun(tmp_path / machine / "runs/key") for machine in ("mine", "theirs"))
+    monkeypatch.setenv("MASKOCR_WORK", str(tmp_path / "theirs"))
+    for name in files:
+        artifacts.write_json(theirs.folder / name, [[6, 0.5]])
+        theirs.keep(name)
+    monkeypatch.setenv("MASKOCR_WORK", str(tmp_path / "mine"))
+    write, written = artifacts.write_bytes, iter(range(4))
+
+    def deadly(path, content):
+        if next(written) == kill:
+            raise Stop
+        write(path, content)
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(artifacts, "write_bytes", deadly)
+        mine.bring()
+    mine.bring()
+    assert all((mine.folder / name).is_file() for name in files)
 
 
 @pytest.mark.cluster

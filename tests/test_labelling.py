@@ -74,13 +74,12 @@ def test_the_counts_of_all_shards_are_those_of_the_labels(packs, tmp_path):
     book = codebook.fit(
         steps, height=CONFIG.data.height, features=PIXELS, components=settings.components, clusters=8, seed=0
     )
-    sizes, ink = np.zeros(8, np.int64), np.zeros((8, CONFIG.data.height, settings.window))
-    for number, shard in enumerate(lines.shards(packs[0], "unlabeled")):
-        part = tmp_path / str(number)
+    shards = lines.shards(packs[0], "unlabeled")
+    parts = [tmp_path / str(number) for number in range(len(shards))]
+    for part, shard in zip(parts, shards):
         part.mkdir()
         labelling.count(*packs, shard, CONFIG, ALL, book, part)
-        sizes += np.load(part / "sizes.npy")
-        ink += np.load(part / "ink.npy")
+    sizes, ink = labelling.counted(parts, 8, CONFIG.data.height, settings.window)
     source = packed.source((packs[0].folder, packs[1].folder), "unlabeled", CONFIG.data)
     labels = np.concatenate(
         [book.labels(batch.ink, batch.valid)[batch.valid].numpy() for _, batch in source.in_order(5)]

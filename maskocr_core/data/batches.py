@@ -134,11 +134,14 @@ class Lines:
         return Batch(tensor, valid.pin_memory() if pinned else valid, ids, texts)
 
     def in_order(self, batch: int) -> Iterator[tuple[np.ndarray, Batch]]:
-        """Every line once, un-augmented, by width; yields (places, batch)."""
-        order = np.argsort(self.widths, kind="stable")
-        for begin in range(0, len(order), batch):
-            places = order[begin : begin + batch]
-            yield places, self.collate(places)
+        """Every line once, un-augmented, by width within windows of row groups, each read once; yields (places, batch)."""
+        groups = self.groups
+        for first in range(0, len(groups), WINDOW_GROUPS):
+            window = np.sort(self.window(groups[first : first + WINDOW_GROUPS])[1])
+            order = window[np.argsort(self.widths[window], kind="stable")]
+            for begin in range(0, len(order), batch):
+                places = order[begin : begin + batch]
+                yield places, self.collate(places)
 
 
 def _images(artifact: Artifact, shard: str, group: int) -> pa.ChunkedArray:

@@ -142,7 +142,6 @@ def _counted(
     book: Codebook, calls: dict[str, tuple], config: Config, parts: Path, codebook_out: Path, say: Say
 ) -> tuple[np.ndarray, Tensor]:
     """(K,) int64 how often each label comes in the sampled lines, and (K, H, window) what it looks like there."""
-    import numpy as np
     import torch
 
     from maskocr_core import artifacts
@@ -153,8 +152,8 @@ def _counted(
     # Counts of another codebook, of a run that was killed on another kind of processor, are not these.
     counts = parts / f"sizes-{artifacts.sha256(codebook_out / 'codebook.safetensors')[:16]}"
     mapping.over(labelling.count, {name: (*call, book) for name, call in calls.items()}, counts, say=say)
-    sizes = sum((np.load(counts / name / "sizes.npy") for name in calls), np.zeros(len(book.centroids), np.int64))
-    ink = sum(np.load(counts / name / "ink.npy") for name in calls)
+    shape = len(book.centroids), config.data.height, config.codebook.window
+    sizes, ink = labelling.counted([counts / name for name in calls], *shape)
     return sizes, torch.from_numpy(ink / sizes.clip(min=1)[:, None, None]).float()
 
 

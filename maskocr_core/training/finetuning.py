@@ -117,7 +117,9 @@ def _train(run: Run, config: Config, data: Path, selection: Path, kept: KeptRun)
         checkpoint_every=max(1, run.steps // config.sweep.validations),
         shares=1,
     )
-    curve = Curve(kept, run, recognizer, model, validation, run.remedies(config).get("average", 0.0))
+    # A head that is new says nothing yet which would be worth remembering.
+    part = "encoder." if new_characters == len(recognizer.vocabulary.characters) else ""
+    curve = Curve(kept, run, recognizer, model, validation, run.remedies(config).get("average", 0.0), part)
     log = TrainingLog(folder / "log.jsonl")
 
     def stream(first: int, bookmark: batches.Bookmark):
@@ -171,7 +173,8 @@ class Curve:
     """Validation along a run: the points, and the best recogniser so far at each mark. Kept on disk beside the run.
 
     average: share of the weights that the recogniser has now, before training, in those that are validated and kept
-    (Wortsman et al., "Robust fine-tuning of zero-shot models", arXiv 2109.01903).
+    (Wortsman et al., "Robust fine-tuning of zero-shot models", arXiv 2109.01903). part: how the names of the weights begin
+    of which that is so.
     """
 
     def __init__(
@@ -182,11 +185,17 @@ class Curve:
         model: Model,
         validation: batches.Lines,
         average: float = 0.0,
+        part: str = "",
     ):
         self.kept, self.run, self.recognizer, self.model, self.validation = kept, run, recognizer, model, validation
         self.folder = kept.folder
         self.average = average
-        self.before = {name: value.clone() for name, value in recognizer.state_dict().items()} if average else {}
+        weights = recognizer.state_dict() if average else {}
+        self.before = {
+            name: value.clone()
+            for name, value in weights.items()
+            if name.startswith(part) and value.is_floating_point()
+        }
         path = self.folder / CURVE
         self.points: list[list[float]] = json.loads(path.read_text()) if path.is_file() else []
 
@@ -212,9 +221,9 @@ class Curve:
         if not self.average:
             return self.recognizer
         recognizer = copy.deepcopy(self.recognizer)
-        for name, value in recognizer.state_dict().items():
-            if value.is_floating_point():
-                value.lerp_(self.before[name].to(value), self.average)
+        weights = recognizer.state_dict()
+        for name, value in self.before.items():
+            weights[name].lerp_(value.to(weights[name]), self.average)
         return recognizer
 
     def last(self) -> dict[str, float]:

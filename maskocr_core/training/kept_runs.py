@@ -41,8 +41,8 @@ class KeptRun:
         theirs = json.loads(storage.content(files[CURVE])) if CURVE in files else []
         mine = json.loads((self.folder / CURVE).read_text()) if (self.folder / CURVE).is_file() else []
         if RESULT in files or len(theirs) > len(mine):
-            # The result last: with it the run counts as finished.
-            for name in sorted(files, key=lambda name: name == RESULT):
+            # The curve after what it tells of, or nobody would fetch that again; last the result, with which a run counts as finished.
+            for name in sorted(files, key=lambda name: (name == RESULT, name == CURVE)):
                 if not name.startswith(f"{CHECKPOINTS}/"):
                     artifacts.write_bytes(self.folder / name, storage.content(files[name]))
 

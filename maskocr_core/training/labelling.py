@@ -135,7 +135,8 @@ def count(
 ) -> dict[str, Any]:
     """How many steps of the sampled lines of a shard have each label, and the sum of the ink around them.
 
-    Writes `sizes.npy` (K,) int64 and `ink.npy` (K, H, window) float64. Returns the number of `lines`, and `cpu_seconds`.
+    Of the M labels that come at all it writes `met.npy` (M,) int64, `sizes.npy` (M,) int64 and `ink.npy` (M, H, window)
+    float32: a shard gives few lines to the sample when there are many. Returns the number of `lines`, and `cpu_seconds`.
     """
     began = time.process_time()
     settings = config.codebook
@@ -146,9 +147,21 @@ def count(
         labels = book.labels(batch.ink, batch.valid)[batch.valid]
         sizes += np.bincount(labels.numpy(), minlength=len(sizes))
         ink.index_add_(0, labels, step_features.windows(batch.ink, settings.window)[batch.valid].double())
-    np.save(part / "sizes.npy", sizes)
-    np.save(part / "ink.npy", ink.view(-1, config.data.height, settings.window).numpy())
+    met = np.flatnonzero(sizes)
+    np.save(part / "met.npy", met)
+    np.save(part / "sizes.npy", sizes[met])
+    np.save(part / "ink.npy", ink[met].float().view(-1, config.data.height, settings.window).numpy())
     return {"lines": len(source), "cpu_seconds": time.process_time() - began}
+
+
+def counted(parts: list[Path], clusters: int, height: int, window: int) -> tuple[np.ndarray, np.ndarray]:
+    """What `count` wrote of all parts, added up: (K,) int64 how often each label comes, (K, H, window) float64 its ink."""
+    sizes, ink = np.zeros(clusters, np.int64), np.zeros((clusters, height, window))
+    for part in parts:
+        met = np.load(part / "met.npy")
+        sizes[met] += np.load(part / "sizes.npy")
+        ink[met] += np.load(part / "ink.npy")
+    return sizes, ink
 
 
 def _width(features: nn.Module, config: Config) -> int:

@@ -99,12 +99,7 @@ class _Shared:
         own, names = SHARED / f"maskocr-{uuid.uuid4().hex}", [None] * self.place.world
         try:
             distributed.all_gather_object(names, str(own) if _reserved(own, 8 * numbers) else "")
-            boards = [
-                torch.from_file(name, shared=True, size=2 * numbers, dtype=torch.float32).view(2, -1)
-                if name and Path(name).is_file()
-                else None
-                for name in names
-            ]
+            boards = [_opened(name, numbers) for name in names]
             distributed.barrier()
         finally:
             own.unlink(missing_ok=True)  # by now all have it open, and it goes with the last of them
@@ -122,6 +117,15 @@ class _Shared:
             torch.add(own[self.turn], self.boards[partner][self.turn], out=self.sum)
             self.turn = 1 - self.turn
         return self.sum
+
+
+def _opened(name: str, numbers: int) -> Tensor | None:
+    if not name or not Path(name).is_file():  # it would be made
+        return None
+    try:
+        return torch.from_file(name, shared=True, size=2 * numbers, dtype=torch.float32).view(2, -1)
+    except RuntimeError:  # no address space, or a limit on it
+        return None
 
 
 def _reserved(path: Path, size: int) -> bool:

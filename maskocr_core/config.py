@@ -123,7 +123,7 @@ class Codebook(Section):
     clusters: Annotated[int, Field(ge=2)] = 4096
     """k of k-means: the number of labels that masked steps are predicted among (paper: 4,096)."""
     features: Literal["pixels", "gradients", "random", "encoder"] = "gradients"
-    """What describes a step: its pixels, gradient histograms, a random network, or the encoder that `encoder_uri` names; gradients read best of those that need no encoder."""
+    """What describes a step: its pixels, gradient histograms, a random network, or the encoder that `encoder_uri` names; of those that need no encoder, gradients read as well as pixels or better."""
     window: Annotated[int, Field(ge=8, le=64, multiple_of=8)] = 16
     """Width in px of the window, centred on a step, that pixels and gradients describe."""
     components: Positive = 32

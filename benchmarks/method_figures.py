@@ -45,6 +45,11 @@ def rounds_of(pack: dict[str, Any]) -> int:
     return pack.get("rounds", 1)
 
 
+def _again(pack: dict[str, Any]) -> str:
+    """What a title says of a later round."""
+    return f", round {rounds_of(pack)}" if rounds_of(pack) > 1 else ""
+
+
 def _lower(own: list[float], other: list[float], than: str, goal: float | None) -> dict[str, Any]:
     """How much lower the mean over seeds is, as a share, and each seed for itself."""
     shares = [1 - one / another for one, another in zip(own, other, strict=True)]
@@ -64,7 +69,7 @@ def table(result: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for run in result["runs"]:
-        again = f", round {rounds_of(run)}" if rounds_of(run) > 1 else ""
+        again = _again(run)
         # Those that are not pre-trained are the same in every round.
         for row in (row for row in run["rows"] if not (again and row["start"] in ("scratch", "transfer"))):
             lower = result["figures"].get(f"lower_than_scratch_{_key(run, row)}")
@@ -81,9 +86,7 @@ def table(result: dict[str, Any]) -> str:
             ]
             lines.append(f"| {' | '.join(cells)} |")
     said = [
-        run["pack"]
-        + (f", round {rounds_of(run)}" if rounds_of(run) > 1 else "")
-        + f": {run['lines']:,} validation lines of {run['documents']} documents, data `{run['data'][:12]}`, "
+        f"{run['pack']}{_again(run)}: {run['lines']:,} validation lines of {run['documents']} documents, data `{run['data'][:12]}`, "
         + "".join(_pretraining(made) for made in run["pretraining"])
         + f"fine-tuning on {run['fine_tuned_on']}, commit "
         f"{results.short(run['commit'])}" + (f" and {', '.join(run['changes'])}" if run["changes"] else "")

@@ -59,41 +59,41 @@ def test_a_tracker_that_comes_back_in_the_middle_gets_what_it_missed(monkeypatch
 
 @pytest.fixture
 def followed(tmp_path, monkeypatch):
-    """A log, the steps that were said of it, and a wait until some were."""
+    """A log, the steps that were said of it, and the assertion that these are, or soon will be, certain ones."""
     monkeypatch.setattr(Follower, "EVERY_SECONDS", 0.01)
     log, said = TrainingLog(tmp_path / "log.jsonl"), []
 
-    def wait(*steps):
+    def assert_said(*steps):
         deadline = time.monotonic() + 10
         while said != list(steps) and time.monotonic() < deadline:
             time.sleep(0.01)
         assert said == list(steps)
 
     with Follower(log.path, lambda row: said.append(row["step"])):
-        yield log, wait
+        yield log, assert_said
 
 
 def test_a_follower_says_each_row_once_and_a_torn_one_when_it_is_whole(followed):
-    log, wait = followed
+    log, assert_said = followed
     log.add(1, {"loss": 2.0})
     log.add(2, {"loss": 1.0})
-    wait(1, 2)
+    assert_said(1, 2)
     row = json.dumps({"step": 3, "loss": 0.5})
     for part in (f"\n{row[:9]}", f"{row[9:]}\n"):
         with log.path.open("a") as file:
             file.write(part)
         time.sleep(0.05)
-    wait(1, 2, 3)
+    assert_said(1, 2, 3)
 
 
 def test_a_follower_goes_on_where_a_resume_put_an_earlier_log_back(followed):
-    log, wait = followed
+    log, assert_said = followed
     log.add(1, {"loss": 2.0})
     earlier = log.path.read_bytes()
     for step in (2, 3):
         log.add(step, {"loss": 1.0})
-    wait(1, 2, 3)
+    assert_said(1, 2, 3)
     artifacts.write_bytes(log.path, earlier)
     for step in (2, 3, 4):
         log.add(step, {"loss": 0.9})
-    wait(1, 2, 3, 4)
+    assert_said(1, 2, 3, 4)

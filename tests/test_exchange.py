@@ -32,7 +32,8 @@ def added(world, number):
 def totals(world, folder, prepare=lambda rank: None):
     """(the sums that each worker came to, the way that each took), of workers in processes of their own."""
     (folder / "shared").mkdir()
-    workers = [get_context("fork").Process(target=_work, args=(rank, world, folder, prepare)) for rank in range(world)]
+    fork = get_context("fork").Process
+    workers = [fork(target=_work, args=(rank, world, folder, prepare), daemon=True) for rank in range(world)]
     for worker in workers:
         worker.start()
     for worker in workers:

@@ -221,16 +221,23 @@ def test_a_job_that_dies_without_a_word_is_not_given_the_reason_of_the_one_befor
 
 @contextmanager
 def breakable(server):
-    """(an address by which a server is reached, what breaks every connection to it off)"""
+    """(an address by which a server is reached, what breaks every connection to it off, what leaves them in silence)"""
     host, port = server.removeprefix("http://").split(":")
-    ends = []
+    ends, silent = [], set()
 
     def pump(source, sink):
         with suppress(OSError):
             while content := source.recv(1 << 16):
-                sink.sendall(content)
-        for end in (source, sink):
-            end.close()
+                if source not in silent:
+                    sink.sendall(content)
+        if source not in silent:
+            for end in (source, sink):
+                shut(end)
+
+    def shut(end):
+        """What closes a connection while another thread waits for something of it; `close` alone would not."""
+        with suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
 
     def serve():
         with suppress(OSError):
@@ -243,14 +250,16 @@ def breakable(server):
 
     def break_off():
         while ends:
-            with suppress(OSError):
-                ends.pop().shutdown(socket.SHUT_RDWR)
+            shut(ends.pop())
+
+    def fall_silent():
+        silent.update(ends)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         serving = threading.Thread(target=serve)
         serving.start()
         try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}", break_off
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}", break_off, fall_silent
         finally:
             listener.shutdown(socket.SHUT_RDWR)
             serving.join()
@@ -258,26 +267,25 @@ def breakable(server):
 
 
 @pytest.mark.cluster
-def test_a_connection_that_breaks_off_is_taken_up_again_and_every_line_said_once(server, tmp_path, monkeypatch, capfd):
+@pytest.mark.parametrize("end", [0, 1], ids=["breaks off", "falls silent"])
+def test_a_connection_that_ends_is_taken_up_again_and_every_line_said_once(server, tmp_path, monkeypatch, capfd, end):
     begun, go_on = tmp_path / "begun", tmp_path / "go-on"
+    monkeypatch.setattr(jobs, "SILENCE", 4)
 
     def breaking():
         while not begun.exists():
             time.sleep(0.1)
         time.sleep(2)  # until the first line was followed
-        break_off()
+        ways[end]()
         time.sleep(1)
         go_on.touch()
 
-    with breakable(server) as (address, break_off):
+    with breakable(server) as (address, *ways):
         monkeypatch.setenv("RAY_ADDRESS", address)
-        breaker = threading.Thread(target=breaking)
-        breaker.start()
+        threading.Thread(target=breaking, daemon=True).start()
         # Sums, because the log begins with the command.
-        jobs.run(
-            "fit", "broken", f"echo a$((1+1)); touch {begun}; until [ -e {go_on} ]; do sleep 0.1; done; echo b$((2+1))"
-        )
-        breaker.join()
+        once = f"echo a$((1+1)); touch {begun}; until [ -e {go_on} ]; do sleep 0.1; done; echo b$((2+1))"
+        jobs.run("fit", f"broken-{end}", once)
     said = capfd.readouterr().err.split()
     assert said.count("a2") == said.count("b3") == 1 and said.index("a2") < said.index("b3")
 

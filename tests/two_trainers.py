@@ -20,10 +20,9 @@ def train(root: Path, folder: Path, world: int, settings: list[str], dies: int =
     """
     folder.mkdir(exist_ok=True)
     (folder / "meeting").unlink(missing_ok=True)
-    # Forked, as a new interpreter would spend its life on importing torch.
+    fork = get_context("fork").Process  # a new interpreter would spend its life on importing torch
     workers = [
-        get_context("fork").Process(target=_work, args=(rank, world, root, folder, settings, dies))
-        for rank in range(world)
+        fork(target=_work, args=(rank, world, root, folder, settings, dies), daemon=True) for rank in range(world)
     ]
     for worker in workers:
         worker.start()

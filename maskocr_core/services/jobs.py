@@ -20,6 +20,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ STAGES = (
     "finetune",
 )  # what the others do is not worth a way there
 REFUSED = 2  # the exit code of a command whose user made a mistake
+SILENCE = 60  # seconds in which a log says nothing until it is asked for anew: the connection may be dead
 PATIENCE = 120  # seconds that a young or busy cluster is given to have an agent that takes a job, or to be heard again
 ANEW = "Runtime env is setting up."  # ends the first line of an attempt; a log goes on with the next job of its name
 GRACE = 25  # seconds that a job is given to stop: Kubernetes kills a pod 30 s after its SIGTERM
@@ -172,32 +175,45 @@ async def _submit(client: Any, name: str, entrypoint: str) -> None:
 async def _followed(client: Any, name: str) -> list[str]:
     """Print the log of a job until it ends; its lines, without those of earlier jobs of this name.
 
-    A connection of hours may break off, and the server be started anew, while the job goes on: it is asked again.
-    Raises what it fails with once nothing was heard of it for `PATIENCE` seconds.
+    A connection of hours may break off, or die without a word, and the server be started anew, while the job goes on: it is
+    asked again. Raises what it fails with once nothing was heard of it for `PATIENCE` seconds.
     """
     from aiohttp import ClientError
 
-    said, rest, shown, heard = [], "", 0, time.monotonic()
+    said, rest, shown, heard, over = [], "", 0, time.monotonic(), False
     while True:
         try:
             at = 0
-            async for text in client.tail_job_logs(name):  # each time from the beginning
-                new = text[max(0, shown - at) :]
-                at += len(text)
-                shown, heard = max(shown, at), time.monotonic()
-                print(new, end="", file=sys.stderr, flush=True)
-                *whole, rest = (rest + new).split("\n")
-                for line in whole:
-                    if line.endswith(ANEW):
-                        said.clear()
-                    said.append(line)
-            if client.get_job_status(name).is_terminal():
+            with suppress(TimeoutError):
+                async for text in _heard(client.tail_job_logs(name)):  # each time from the beginning
+                    new = text[max(0, shown - at) :]
+                    at += len(text)
+                    shown, heard = max(shown, at), time.monotonic()
+                    print(new, end="", file=sys.stderr, flush=True)
+                    *whole, rest = (rest + new).split("\n")
+                    for line in whole:
+                        if line.endswith(ANEW):
+                            said.clear()
+                        said.append(line)
+            if over:
                 return [*said, rest]
-            heard = time.monotonic()
+            over, heard = client.get_job_status(name).is_terminal(), time.monotonic()
+            if over:  # and what it said last may be unheard
+                continue
         except (RuntimeError, ClientError, OSError):
             if time.monotonic() > heard + PATIENCE:
                 raise
         await asyncio.sleep(2)
+
+
+async def _heard(log: AsyncIterator[str]) -> AsyncIterator[str]:
+    """What a log says; raises TimeoutError where it says nothing for `SILENCE` seconds."""
+    while True:
+        async with asyncio.timeout(SILENCE):
+            text = await anext(log, None)
+        if text is None:
+            return
+        yield text
 
 
 def _stopped(client: Any, name: str) -> str:

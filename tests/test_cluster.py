@@ -159,7 +159,7 @@ def test_workers_that_share_neither_a_folder_nor_a_store_with_the_caller_are_ref
     with pytest.raises(
         ValueError, match=r"workers do not see .*/work: give the nodes a common folder for MASKOCR_WORK, or"
     ):
-        workers.folder_here(tmp_path / "work", tmp_path / "work/.seen-1", tmp_path)
+        workers.place_of(tmp_path / "work", tmp_path / "work/.seen-1").__enter__()
 
 
 def test_the_small_files_of_an_artifact_come_along_to_where_its_folder_is_not_seen(tmp_path, monkeypatch):

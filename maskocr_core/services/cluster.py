@@ -39,6 +39,11 @@ _UNSEEN = {
 }
 
 
+def given() -> bool:
+    """Whether RAY_ADDRESS names a cluster; otherwise each stage that needs one has its own."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
 @contextmanager
 def connected(cpus: int) -> Iterator[Any]:
     """The `ray` module, connected: to RAY_ADDRESS if set, else to a new cluster of `cpus` on 127.0.0.1 that ends with the block."""
@@ -105,7 +110,7 @@ def check() -> str:
 
 def has_gpus(ray: Any) -> bool:
     """Whether to ask for GPUs: the cluster has one, or MASKOCR_GPUS=1 says that a given one's autoscaler brings one to who asks."""
-    brought = bool(os.environ.get("RAY_ADDRESS")) and os.environ.get("MASKOCR_GPUS") == "1"
+    brought = given() and os.environ.get("MASKOCR_GPUS") == "1"
     return brought or ray.cluster_resources().get("GPU", 0) > 0
 
 
@@ -151,7 +156,7 @@ def tasks(
     if not calls:
         return
     with connected(cpus=jobs) as ray:
-        own = not os.environ.get("RAY_ADDRESS")
+        own = not given()
         # Nodes are used evenly, so that the death of one costs no more than its share.
         options = {"num_cpus": 1, "max_retries": retries, "retry_exceptions": False, "scheduling_strategy": "SPREAD"}
         remote = ray.remote(**options)(function)

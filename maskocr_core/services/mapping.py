@@ -24,6 +24,7 @@ from threading import Thread
 from typing import Any
 
 from maskocr_core import artifacts
+from maskocr_core.services import cluster
 
 RESULT = "result.json"
 WAYS = ("inline", "processes", "ray")
@@ -67,7 +68,7 @@ def _way(jobs: int) -> str:
     given = os.environ.get("MASKOCR_MAP")
     if given and given not in WAYS:
         raise ValueError(f"MASKOCR_MAP={given} is none of {', '.join(WAYS)}")
-    return given or ("ray" if os.environ.get("RAY_ADDRESS") else "processes" if jobs > 1 else "inline")
+    return given or ("ray" if cluster.given() else "processes" if jobs > 1 else "inline")
 
 
 def _jobs(calls: int) -> int:
@@ -114,8 +115,6 @@ def _in_processes(work: Work, todo: dict, folder: Path, jobs: int) -> Iterator[t
 
 
 def _on_ray(work: Work, todo: dict, folder: Path, jobs: int) -> Iterator[tuple[str, dict]]:
-    from maskocr_core.services import cluster
-
     shared = not os.environ.get("MASKOCR_STORE")
     tombstones = os.environ.get("MASKOCR_TOMBSTONES", "s3://")
     if not shared and not tombstones.startswith("s3://"):

@@ -62,7 +62,7 @@ class Carried:
 
     @classmethod
     def of(cls, path: Path) -> Carried:
-        far = os.environ.get("RAY_ADDRESS") and os.environ.get("MASKOCR_STORE")
+        far = cluster.given() and os.environ.get("MASKOCR_STORE")
         return cls(path.absolute(), packed(path) if far else {})
 
     def here(self, room: Path) -> Path:
@@ -70,14 +70,6 @@ class Carried:
         if self.path.is_dir() or not self.files:
             return self.path
         return unpacked(self.files, Path(tempfile.mkdtemp(dir=room)))
-
-
-@contextmanager
-def own_room() -> Iterator[Path]:
-    """A folder for what a worker unpacks and makes where it shares none with the caller; gone with the block."""
-    # Where an error ends the block, a checkpoint may be under way yet.
-    with tempfile.TemporaryDirectory(prefix="maskocr-work-", ignore_cleanup_errors=True) as room:
-        yield Path(room)
 
 
 @contextmanager
@@ -138,7 +130,7 @@ def _trainer(ray: Any, attempt: Callable[[], Any], workers: int, storage: str) -
 
         backend_cls = Backend
 
-    given = bool(os.environ.get("RAY_ADDRESS"))
+    given = cluster.given()
     if not given:
         workers = _as_gpus_allow(ray, workers)
     # On a cluster of our own all workers are on this machine, and come back on it.
@@ -170,7 +162,7 @@ def _attempt(
     storage: Path,
 ) -> Callable[[], Any]:
     """What each worker runs: (rank 0's figures, its files where the caller does not see them)."""
-    told, given = cluster.environment(), bool(os.environ.get("RAY_ADDRESS"))
+    told, given = cluster.environment(), cluster.given()
 
     def run() -> tuple[dict[str, float], dict[str, bytes]]:
         import ray
@@ -186,8 +178,7 @@ def _attempt(
             meeting = broadcast_from_rank_zero(_meeting(None if given else storage))
             if rank >= world:  # gradients are added up pair by pair: this one waits for its pair
                 return {}, {}
-            with own_room() as room:
-                here, seen = folder_here(folder, mark, room)
+            with place_of(folder, mark) as (here, seen, room):
                 if world > 1:
                     with among_peers():
                         backend = "nccl" if torch.cuda.is_available() else "gloo"
@@ -225,22 +216,27 @@ def _meeting(storage: Path | None) -> str:
         return f"tcp://{address}:{probe.getsockname()[1]}"
 
 
-def folder_here(folder: Path, mark: Path, room: Path) -> tuple[Path, bool]:
-    """(folder of the unfinished work for this worker, whether it is the caller's own); if it is not, one below `room`.
+@contextmanager
+def place_of(folder: Path, mark: Path) -> Iterator[tuple[Path, bool, Path]]:
+    """(folder of the unfinished work for this worker, whether it is the caller's own, room for what is unpacked).
 
-    Raises ValueError if it is not, and there is no store either: checkpoints would be lost with this node.
+    The room is gone with the block, and so is the folder where it is not the caller's own: it lies in the room then. Raises
+    ValueError if it would, and there is no store either: checkpoints would be lost with this node.
     """
-    if mark.is_file():
-        return folder, True
-    if not os.environ.get("MASKOCR_STORE"):
-        raise ValueError(
-            f"workers do not see {folder}: give the nodes a common folder for MASKOCR_WORK, or set MASKOCR_STORE=s3://…"
-        )
-    own = folder.relative_to(artifacts.work_folder())
-    os.environ["MASKOCR_WORK"] = str(room / "work")
-    here = artifacts.work_folder() / own
-    here.mkdir(parents=True)
-    return here, False
+    # Where an error ends the block, a checkpoint may be under way yet.
+    with tempfile.TemporaryDirectory(prefix="maskocr-work-", ignore_cleanup_errors=True) as room:
+        if mark.is_file():
+            yield folder, True, Path(room)
+            return
+        if not os.environ.get("MASKOCR_STORE"):
+            raise ValueError(
+                f"workers do not see {folder}: give the nodes a common folder for MASKOCR_WORK, or set MASKOCR_STORE=s3://…"
+            )
+        own = folder.relative_to(artifacts.work_folder())
+        os.environ["MASKOCR_WORK"] = str(Path(room) / "work")
+        here = artifacts.work_folder() / own
+        here.mkdir(parents=True)
+        yield here, False, Path(room)
 
 
 def _carried(argument: Any) -> Any:

@@ -27,7 +27,7 @@ from maskocr_core.config import Config, Data
 from maskocr_core.data import admitted, batches, lines
 from maskocr_core.model.codebook import Codebook
 from maskocr_core.model.step_features import Contextual
-from maskocr_core.services import mapping
+from maskocr_core.services import cluster, mapping
 from maskocr_core.training import device, labelling
 
 LABELS = pa.schema(
@@ -46,7 +46,7 @@ def pay(config: Config, book: Codebook, count: int) -> bool:
     """Whether labels of `count` lines are stored: an encoder makes them, each line is met once or more, and training is on
     the processors of this machine."""
     met = config.pretrain.steps * config.pretrain.batch
-    elsewhere = os.environ.get("RAY_ADDRESS") or os.environ.get("MASKOCR_STORE") or device.here().type != "cpu"
+    elsewhere = cluster.given() or os.environ.get("MASKOCR_STORE") or device.here().type != "cpu"
     described = config.mask.predict == "labels" and isinstance(book.features, Contextual)
     return described and met >= count and not elsewhere
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Config
-from maskocr_core.services.workers import Carried, folder_here, marked, own_room
+from maskocr_core.services.workers import Carried, marked, place_of
 from maskocr_core.training import checkpoint, finetuning
 from maskocr_core.training.distributed import each
 from maskocr_core.training.finetuning import MARKS, Run
@@ -152,8 +152,7 @@ def _anywhere(
     run: Run, start: dict[str, Carried], config: Config, lines: Carried, selection: Carried, folder: Path, mark: Path
 ) -> dict:
     """`finetuning.train` in a process that may be on a machine which sees nothing of the caller's."""
-    with own_room() as room:
-        here, _ = folder_here(folder, mark, room)
+    with place_of(folder, mark) as (here, _, room):
         run = replace(run, **{name: str(carried.here(room)) for name, carried in start.items()})
         return finetuning.train(run, config, lines.here(room), selection.here(room), here)
 

@@ -15,9 +15,10 @@ def decide(
     lines: Input[Dataset],
     selection: Input[Dataset],
     claim: Input[Artifact],
+    encoder_uri: str,
     decision_out: Output[Artifact],
     metrics: Output[Metrics],
-) -> NamedTuple("Decision", [("go", bool), ("start_uri", str), ("codebook_uri", str)]):
+) -> NamedTuple("Decision", [("go", bool), ("start_uri", str), ("codebook_uri", str), ("encoder_uri", str)]):
     """Decide whether what is new is enough to train again."""
     from maskocr_core import config, stages
 
@@ -27,8 +28,9 @@ def decide(
         lines=lines.path,
         selection=selection.path,
         claim=claim.path,
+        encoder_uri=encoder_uri,
         decision_out=decision_out.path,
     )
     for name, value in numbers.items():
         metrics.log_metric(name, value)
-    return stages.said(decision_out.path, "decision.json", "go", "start_uri", "codebook_uri")
+    return stages.said(decision_out.path, "decision.json", "go", "start_uri", "codebook_uri", "encoder_uri")

@@ -31,7 +31,7 @@ def retrain(
         labelled_uri: Your labelled lines, to fine-tune on and to be judged by, in the forms that ingest takes; of these the unlabelled ones are left out.
         transfer_uri: Labelled lines of a related domain in the same forms, or a trained recognizer (models:/name@alias); empty for none.
         protected_uris: Labelled lines that a new model must go on reading, in the same forms, separated by commas; empty for none.
-        encoder_uri: What describes the steps that pre-training predicts, with codebook.features=encoder: a pre-trained encoder or a trained recognizer (folder or models:/name@alias); empty for none.
+        encoder_uri: What describes the steps that pre-training predicts, with codebook.features=encoder: a pre-trained encoder or a trained recognizer (folder or models:/name@alias); empty for the champion.
         costs_uri: JSON file of what errors cost, by character class and field; empty for the one that comes with maskocr.
         prices_uri: JSON file of prices of labels and computing, for a verdict on the investment; empty for none.
         recipe: Named configuration, the champion's: it decides the shape of the encoder that training goes on with.
@@ -46,7 +46,7 @@ def retrain(
         claim = on_cluster(claimed, memory="4Gi", hours=6).outputs["claim_out"]
         with dsl.If(claimed.outputs["new"] == True, name="something-new"):  # noqa: E712  a channel, compared when the run is there
             data = road.accepted(knobs, nodes, claimed.outputs["data_uri"], transfer_uri, protected_uris)
-            decided = decide(**knobs, **data.lines, selection=data.selection, claim=claim)
+            decided = decide(**knobs, **data.lines, selection=data.selection, claim=claim, encoder_uri=encoder_uri)
             on_cluster(decided, memory="4Gi", hours=6, nodes=nodes)
             with dsl.If(decided.outputs["go"] == True, name="enough"):  # noqa: E712
                 registered = road.registered(
@@ -54,7 +54,7 @@ def retrain(
                     nodes,
                     data,
                     transfer_uri=transfer_uri,
-                    encoder_uri=encoder_uri,
+                    encoder_uri=decided.outputs["encoder_uri"],
                     codebook_uri=decided.outputs["codebook_uri"],
                     start_uri=decided.outputs["start_uri"],
                     costs_uri=costs_uri,

@@ -139,11 +139,8 @@ def state(claim: Path) -> tuple[str, str]:
 def test_where_there_is_enough_the_claim_is_held(road, claimed):
     said = decided(road, claimed, "retrain.min_lines=100")
     assert said["go"] and said["accepted"] >= 100 and state(claimed)[0] == "claimed"
-    assert stages.said(claimed.parent / "decision", "decision.json", "go", "start_uri", "codebook_uri") == (
-        True,
-        "",
-        "",
-    )
+    begins = stages.said(claimed.parent / "decision", "decision.json", "go", "start_uri", "codebook_uri", "encoder_uri")
+    assert begins == (True, "", "", "")
 
 
 def test_where_there_is_too_little_its_objects_are_given_back_with_the_reason(road, claimed, capsys):
@@ -180,3 +177,43 @@ def test_the_age_of_the_champion_is_that_of_its_model(monkeypatch):
     monkeypatch.setattr(decide, "model_facts", lambda uri: {"utc_time_created": "2026-01-01 12:00:00.123456"})
     monkeypatch.setattr(decide.time, "time", lambda: datetime(2026, 1, 11, 12, tzinfo=UTC).timestamp())
     assert decide._age_days("models:/maskocr/1") == pytest.approx(10, abs=0.01)
+
+
+CHAMPION = "models:/maskocr/3"
+
+
+@pytest.mark.parametrize(
+    "codebook, features, encoder_uri, codebook_kept, labelled_by, said",
+    [
+        ("", "gradients", "", False, "", f"{CHAMPION} came with no codebook"),
+        ("gradients", "gradients", "", True, "", f"codebook and encoder of {CHAMPION} are gone on with"),
+        ("gradients", "pixels", "", False, "", f"the codebook of {CHAMPION} is one of gradients, not of pixels"),
+        ("gradients", "encoder", "", False, CHAMPION, f"{CHAMPION} labels the steps of a new codebook"),
+        ("encoder", "encoder", "", False, CHAMPION, f"{CHAMPION} labels the steps of a new codebook"),
+        (
+            "gradients",
+            "encoder",
+            "other",
+            False,
+            "other",
+            f"the codebook of {CHAMPION} is one of gradients, not of enc",
+        ),
+        ("encoder", "encoder", "other", True, "other", f"codebook and encoder of {CHAMPION} are gone on with"),
+    ],
+)
+def test_training_begins_with_what_is_of_use_of_the_champion_which_labels_where_an_encoder_is_to_and_none_is_given(
+    tmp_path, monkeypatch, codebook, features, encoder_uri, codebook_kept, labelled_by, said
+):
+    artifacts.write_json(tmp_path / "codebook.json", {"features": {"kind": codebook}})
+    artifacts.finish(tmp_path, kind="codebook", config={}, metrics={})
+    monkeypatch.setattr(decide, "kept", lambda uri, name, into: tmp_path if codebook else None)
+    start, begins = decide.beginning(features, CHAMPION, encoder_uri, tmp_path)
+    codebook_uri = CHAMPION if codebook_kept else ""
+    assert start == {"start_uri": CHAMPION, "codebook_uri": codebook_uri, "encoder_uri": labelled_by}
+    assert begins.startswith(said)
+
+
+def test_without_a_champion_all_is_made_anew(tmp_path):
+    start, begins = decide.beginning("encoder", "", "a folder", tmp_path)
+    assert start == {"start_uri": "", "codebook_uri": "", "encoder_uri": "a folder"}
+    assert begins == "there is no champion: codebook and encoder are made anew"

@@ -373,6 +373,17 @@ def test_a_run_that_failed_after_its_claim_is_gone_on_with_under_its_name(place)
     assert "16 new lines" not in said and "ingest: nothing it reads has changed, reused" in said
 
 
+def test_the_champion_labels_steps_where_an_encoder_is_to_and_none_is_given(place):
+    arrive(place, 21, documents=7)
+    code, said = run(place, "codebook.features=encoder")
+    assert (
+        code == 0 and "decide: models:/maskocr/1 labels the steps of a new codebook; its encoder is trained on" in said
+    )
+    assert "is kept" not in said and "pretrain: goes on from the encoder of models:/maskocr/1" in said
+    books = [json.loads(path.read_text()) for path in place.glob("pipelines/*/quantize/codebook_out/codebook.json")]
+    assert "encoder" in {book["features"]["kind"] for book in books}
+
+
 def test_a_stage_of_the_road_that_is_reused_keeps_its_codebook_again(road, raw, smoke, monkeypatch):
     monkeypatch.setenv("MASKOCR_WORK", str(road["root"] / "stages"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{road['root'] / 'mlflow.db'}")

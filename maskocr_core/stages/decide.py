@@ -15,13 +15,16 @@ if TYPE_CHECKING:
 DAY = 86_400
 
 
-@stage(reads=("retrain", "registry"), reuse=False)
-def decide(config: Config, *, lines: Path, selection: Path, claim: Path, decision_out: Path) -> dict[str, float]:
+@stage(reads=("retrain", "registry", "codebook"), reuse=False)
+def decide(
+    config: Config, *, lines: Path, selection: Path, claim: Path, encoder_uri: str = "", decision_out: Path
+) -> dict[str, float]:
     """Decide whether what is new is enough to train again; if not, its objects are given back and count next time.
 
     lines: shards as ingest writes them, of which the unlabelled ones are the new ones.
     selection: accepted line ids, weights and verdicts, as fit writes them.
     claim: the claim on the new objects, as fresh writes it.
+    encoder_uri: what describes the steps where codebook.features=encoder: a folder or a registered model (models:/name@alias); the champion if empty.
     decision_out: `decision.json`: `go`, the `reason` in a sentence, the numbers, and what training starts from.
     """
     from maskocr_core import artifacts
@@ -37,10 +40,9 @@ def decide(config: Config, *, lines: Path, selection: Path, claim: Path, decisio
     _hold_or_return(Artifact(claim), go, reason)
     if not go:
         nothing_to_do(config)
-    codebook = kept(champion, "codebook", scratch(decision_out)) if champion else None
-    start = {"start_uri": champion, "codebook_uri": champion if codebook else ""}
+    start, begins = beginning(config.codebook.features, champion, encoder_uri, scratch(decision_out))
     if go:
-        print(f"decide: {_begins(champion, start['codebook_uri'])}", flush=True)
+        print(f"decide: {begins}", flush=True)
     numbers = {"accepted": accepted, "drift": drift, "champion": version, "champion_age_days": age}
     artifacts.write_json(decision_out / "decision.json", {"go": go, "reason": reason, **numbers, **start})
     measured = {"drift": drift["share"], "champion_age_days": age}
@@ -126,9 +128,28 @@ def _hold_or_return(claim: Artifact, go: bool, reason: str) -> None:
         claims.end(facts["claims_uri"], held, "returned", reason)
 
 
-def _begins(champion: str, codebook: str) -> str:
+def beginning(features: str, champion: str, encoder_uri: str, folder: Path) -> tuple[dict[str, str], str]:
+    """What training starts from, by the parameter that names it, and that as a sentence. folder: for what is fetched.
+
+    Where an encoder is to describe steps and none is given, the champion does: it knows of all labels so far, and whose
+    labels pre-training predicts decides what it is worth (docs/method.md). Its own codebook is then of no use.
+    """
+    from maskocr_core.artifacts import Artifact
+
+    start = {"start_uri": champion, "codebook_uri": "", "encoder_uri": encoder_uri}
     if not champion:
-        return "there is no champion: codebook and encoder are made anew"
+        return start, "there is no champion: codebook and encoder are made anew"
+    if features == "encoder" and not encoder_uri:
+        return start | {
+            "encoder_uri": champion
+        }, f"{champion} labels the steps of a new codebook; its encoder is trained on"
+    codebook = kept(champion, "codebook", folder)
     if not codebook:
-        return f"{champion} came with no codebook: a new one is made; its encoder is trained on"
-    return f"codebook and encoder of {champion} are gone on with"
+        return start, f"{champion} came with no codebook: a new one is made; its encoder is trained on"
+    kind = Artifact(codebook).read_json("codebook.json")["features"]["kind"]
+    if kind != features:
+        return (
+            start,
+            f"the codebook of {champion} is one of {kind}, not of {features}: a new one is made; its encoder is trained on",
+        )
+    return start | {"codebook_uri": champion}, f"codebook and encoder of {champion} are gone on with"

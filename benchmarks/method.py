@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -229,6 +230,19 @@ class Comparison:
         ]
 
 
+def command(pack: str, arguments: argparse.Namespace) -> str:
+    """What makes the rows of one pack again, wherever its lines and the work may lie."""
+    words = ["python benchmarks/method.py", pack]
+    for name in ("budgets", "starts"):
+        if given := getattr(arguments, name):
+            words += [f"--{name}", *map(str, given)]
+    if arguments.rounds > 1:
+        words += ["--rounds", str(arguments.rounds)]
+    for change in arguments.set:
+        words += ["--set", shlex.quote(change)]
+    return " ".join(words)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("packs", nargs="*", default=list(PACKS), help=f"of {', '.join(PACKS)}; all by default")
@@ -257,6 +271,7 @@ def main() -> None:
         source = compared.validation()
         done[name, arguments.rounds] = {
             "pack": name,
+            "command": command(name, arguments),
             "rounds": arguments.rounds,
             "commit": artifacts.code_commit(),
             "changes": arguments.set,

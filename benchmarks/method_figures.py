@@ -86,32 +86,28 @@ def table(result: dict[str, Any]) -> str:
             ]
             lines.append(f"| {' | '.join(cells)} |")
     said = [
-        f"{run['pack']}{_again(run)}: {run['lines']:,} validation lines of {run['documents']} documents, data `{run['data'][:12]}`, "
+        f"{run['pack']}{_again(run)}, `{run.get('command', result['command'])}`: {run['lines']:,} validation lines of {run['documents']} documents, data `{run['data'][:12]}`, "
         + "".join(_pretraining(made) for made in run["pretraining"])
         + f"fine-tuning on {run['fine_tuned_on']}, commit "
         f"{results.short(run['commit'])}" + (f" and {', '.join(run['changes'])}" if run["changes"] else "")
         for run in result["runs"]
     ]
-    return (
-        "\n".join(lines)
-        + f"\n\n`{result['command']}`: mean and [least, most] of {len(result['seeds'])} seeds. {'; '.join(said)}."
-    )
+    return "\n".join(lines) + f"\n\nMean and [least, most] of {len(result['seeds'])} seeds. {'; '.join(said)}."
 
 
 def _pretraining(made: dict[str, Any]) -> str:
     budgets = " and ".join(f"{budget:,}" for budget in made["budgets"])
-    return (
-        f"pre-training for {budgets} labels {made['metrics']['cpu_minutes']:.0f} CPU minutes{_along(made['along'])}, "
-    )
+    return f"pre-training for {budgets} labels {made['metrics']['cpu_minutes']:.0f} CPU minutes{_along(made)}, "
 
 
-def _along(looks: list[dict[str, float]]) -> str:
+def _along(made: dict[str, Any]) -> str:
     """How pre-training went: labels guessed at its end, and what a linear layer read on the frozen encoder, from first to last."""
-    guessed = [look["masked_accuracy"] for look in looks if "masked_accuracy" in look]
-    probed = [look["probe_cer"] for look in looks if "probe_cer" in look]
+    guessed = [look["masked_accuracy"] for look in made["along"] if "masked_accuracy" in look]
+    probed = [look["probe_cer"] for look in made["along"] if "probe_cer" in look]
     said = f" ({100 * guessed[-1]:.0f} % of hidden labels guessed at its end" if guessed else ""
     if said and probed:
-        said += f"; CER of a linear probe of the frozen encoder {100 * probed[0]:.0f} to {100 * probed[-1]:.0f} %"
+        last = made["metrics"]["probe_cer"]  # the log's last row may have been written before the last look
+        said += f"; CER of a linear probe of the frozen encoder {100 * probed[0]:.0f} to {100 * last:.0f} %"
     return said + ")" if said else ""
 
 

@@ -123,7 +123,7 @@ class Codebook(Section):
     clusters: Annotated[int, Field(ge=2)] = 4096
     """k of k-means: the number of labels that masked steps are predicted among (paper: 4,096)."""
     features: Literal["pixels", "gradients", "random", "encoder"] = "gradients"
-    """What describes a step: its pixels, gradient histograms, a random network, or the encoder that `encoder_uri` names; of those that need no encoder, gradients read as well as pixels or better."""
+    """What describes a step: its pixels, gradient histograms, a random network, or the encoder that `encoder_uri` names; of those that need no encoder, gradients read as well as pixels. An encoder that has seen transcriptions is worth most (docs/method.md)."""
     window: Annotated[int, Field(ge=8, le=64, multiple_of=8)] = 16
     """Width in px of the window, centred on a step, that pixels and gradients describe."""
     components: Positive = 32
@@ -177,7 +177,7 @@ class Training(Section):
     sizes: tuple[Size, ...] = ()
     """Other encoders beside `model`, as width x depth x heads such as "192x6x3": each is pre-trained and fine-tuned too, and the best on validation is kept."""
     probe_labels: Annotated[int, Field(ge=0)] = 0
-    """Labelled lines of which a linear CTC probe of the frozen encoder is made eight times along pre-training; 0: none."""
+    """Labelled lines of which a linear CTC probe of the frozen encoder is made some eight times along pre-training; 0: none."""
 
     @model_validator(mode="after")
     def _workers_share_a_batch_evenly(self) -> Training:

@@ -31,7 +31,7 @@ def small() -> Config:
 def laptop() -> Config:
     """128 wide, 4 blocks, 48 px: pre-training in half an hour of two cores, a fine-tuning run in a quarter of an hour of one.
 
-    On handwriting a probe of the frozen encoder read no better for more steps (docs/method.md).
+    On handwriting a probe of the frozen encoder gained little in the last third of so many steps (docs/method.md).
     """
     return _change(
         small(),

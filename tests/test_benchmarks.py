@@ -333,7 +333,8 @@ def test_the_method_is_held_against_scratch_and_transfer_seed_by_seed():
         "changes": [],
         "fine_tuned_on": "CPU",
         "rows": rows,
-        "pretraining": [{"budgets": [300, 1000], "metrics": {"cpu_minutes": 40.0}, "along": along}],
+        "pretraining": [{"budgets": [300, 1000], "metrics": {"cpu_minutes": 40.0, "probe_cer": 0.4}, "along": along}],
+        "command": "python benchmarks/method.py fr_hand",
         "lines": 952,
         "documents": 4,
         "data": "d" * 64,
@@ -350,12 +351,32 @@ def test_the_method_is_held_against_scratch_and_transfer_seed_by_seed():
     table = method_figures.table(
         {"runs": [run, again], "figures": found, "seeds": [0, 1], "command": "python benchmarks/method.py"}
     )
-    assert table.count("| transfer |") == 1 and "| pre-trained, round 2 |" in table and "fr_hand, round 2: 952" in table
+    assert (
+        table.count("| transfer |") == 1
+        and "| pre-trained, round 2 |" in table
+        and "fr_hand, round 2, `python benchmarks/method.py fr_hand`: 952" in table
+    )
     assert "| 23 % [20, 25] | 25 % | +4.5 [-1.0, +2.0] | 14 |" in table
     assert (
-        "pre-training for 300 and 1,000 labels 40 CPU minutes (12 % of hidden labels guessed at its end; CER of a linear probe of the frozen encoder 90 to 50 %"
+        "pre-training for 300 and 1,000 labels 40 CPU minutes (12 % of hidden labels guessed at its end; CER of a linear probe of the frozen encoder 90 to 40 %"
         in table
     )
+
+
+def test_a_pack_says_the_command_that_makes_its_rows_again():
+    asked = {
+        "budgets": [300],
+        "starts": ["scratch", "pretrained"],
+        "rounds": 2,
+        "set": ["model.stem=slim"],
+        "work": "w",
+    }
+    said = method.command("fr_hand", SimpleNamespace(**asked))
+    assert said == (
+        "python benchmarks/method.py fr_hand --budgets 300 --starts scratch pretrained --rounds 2 --set model.stem=slim"
+    )
+    none = SimpleNamespace(budgets=None, starts=None, rounds=1, set=[])
+    assert method.command("fraktur_print", none) == "python benchmarks/method.py fraktur_print"
 
 
 def test_the_comparison_of_packs_has_a_column_for_every_budget_and_says_what_labels_were_saved():

@@ -87,7 +87,7 @@ def train(
 
 
 class Watch:
-    """Looks at the model `LOOKS` times along its way: a picture of a few hidden lines, and the CTC probe if labels are given for it.
+    """Looks at the model some `LOOKS` times along its way: a picture of a few hidden lines, and the CTC probe if labels are given for it.
 
     The pictures are in `folder/pictures`, the probe's readings beside them, so that a resumed run goes on with them.
     """

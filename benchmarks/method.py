@@ -11,7 +11,8 @@ labels anew, and the starts that are pre-trained are made once more. All of it a
 own, some at a time, so that a stop loses nothing and nothing is made twice; hours on two cores. Every figure is of the
 validation lines: the test lines are not read.
 
-Writes the packs that were asked for into `results/method.json`, beside those that are there; each says its commit.
+Writes the packs that were asked for into `results/method.json`, beside those that are there; each says its commit. A pack that
+was pre-trained otherwise, in rounds or settings, is another row.
 """
 
 from __future__ import annotations
@@ -257,7 +258,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    done = {(run["pack"], method_figures.rounds_of(run)): run for run in results.earlier("method")["runs"]}
+    done = {(run["pack"], *method_figures.told_apart(run)): run for run in results.earlier("method")["runs"]}
     for name in arguments.packs:
         whole = PACKS[name]
         pack = replace(
@@ -269,7 +270,7 @@ def main() -> None:
         compared = Comparison(pack, *places, arguments.jobs, arguments.set, arguments.rounds)
         rows = compared.rows()
         source = compared.validation()
-        done[name, arguments.rounds] = {
+        made = {
             "pack": name,
             "command": command(name, arguments),
             "rounds": arguments.rounds,
@@ -282,6 +283,7 @@ def main() -> None:
             "documents": len(set(source.documents)),
             "data": source.artifact.version,
         }
+        done[name, *method_figures.told_apart(made)] = made
     path = results.save(
         "method",
         command="python benchmarks/method.py",

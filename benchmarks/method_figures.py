@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from benchmarks import results
 from maskocr_core.judging.comparison import TITLES
+
+USUAL = ("codebook.features=encoder", "pretrain.steps=5000")
 
 
 def figures(packs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -36,18 +39,25 @@ def figures(packs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 def _key(pack: dict[str, Any], row: dict[str, Any]) -> str:
     """What the figures of a row are called by."""
     decoder = "" if row["decoder"] == "ctc" else f"_{row['decoder']}"
-    again = f"_round_{rounds_of(pack)}" if rounds_of(pack) > 1 else ""
-    return f"{pack['pack']}_{row['budget']}_{row['start']}{decoder}{again}"
+    told = "".join("_" + re.sub("[^a-z0-9]+", "_", word) for word in told_apart(pack))
+    return f"{pack['pack']}_{row['budget']}_{row['start']}{decoder}{told}"
 
 
-def rounds_of(pack: dict[str, Any]) -> int:
-    """How often it was pre-trained, each time with labels of the recogniser before; rows of before this was asked say nothing."""
-    return pack.get("rounds", 1)
+def told_apart(pack: dict[str, Any]) -> tuple[str, ...]:
+    """What sets the pre-training of these rows apart from the first of a pack, which a recogniser made the labels of."""
+    rounds, changes = pack.get("rounds", 1), pack["changes"]  # rows of before rounds were asked for say nothing of them
+    features = next((change.partition("=")[2] for change in changes if change.startswith("codebook.features=")), "")
+    told = [f"round {rounds}"] if rounds > 1 else []
+    told += [] if features == "encoder" else [f"labels of {features or 'gradients'}"]
+    return (
+        *told,
+        *(change for change in changes if change not in USUAL and not change.startswith("codebook.features=")),
+    )
 
 
-def _again(pack: dict[str, Any]) -> str:
-    """What a title says of a later round."""
-    return f", round {rounds_of(pack)}" if rounds_of(pack) > 1 else ""
+def _said(pack: dict[str, Any]) -> str:
+    """What a title says of it."""
+    return "".join(f", {word}" for word in told_apart(pack))
 
 
 def _lower(own: list[float], other: list[float], than: str, goal: float | None) -> dict[str, Any]:
@@ -68,15 +78,19 @@ def table(result: dict[str, Any]) -> str:
         "| lines | labels | start | learning rate | validation CER after ¼ of the steps | after ½ | after all | lower than scratch | goal | points to transfer [95 %] | CPU minutes of fine-tuning |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
+    shown = set()
     for run in result["runs"]:
-        again = _again(run)
-        # Those that are not pre-trained are the same in every round.
-        for row in (row for row in run["rows"] if not (again and row["start"] in ("scratch", "transfer"))):
+        for row in run["rows"]:
+            apart = _said(run) if row["start"] in ("pretrained", "both") else ""
+            same = run["pack"], row["budget"], row["decoder"], row["start"], apart, *row["by_seed"]["all"]
+            if same in shown:  # what is not pre-trained is the same however others are
+                continue
+            shown.add(same)
             lower = result["figures"].get(f"lower_than_scratch_{_key(run, row)}")
             cells = [
                 run["pack"],
                 f"{row['budget']:,}",
-                TITLES[row["start"]] + ("" if row["decoder"] == "ctc" else f", {row['decoder']}") + again,
+                TITLES[row["start"]] + ("" if row["decoder"] == "ctc" else f", {row['decoder']}") + apart,
                 f"{row['learning_rate']:g}",
                 *(results.percent(row["by_seed"][mark]) for mark in ("quarter", "half", "all")),
                 _share(lower) if lower else "",
@@ -86,7 +100,7 @@ def table(result: dict[str, Any]) -> str:
             ]
             lines.append(f"| {' | '.join(cells)} |")
     said = [
-        f"{run['pack']}{_again(run)}, `{run.get('command', result['command'])}`: {run['lines']:,} validation lines of {run['documents']} documents, data `{run['data'][:12]}`, "
+        f"{run['pack']}{_said(run)}, `{run.get('command', result['command'])}`: {run['lines']:,} validation lines of {run['documents']} documents, data `{run['data'][:12]}`, "
         + "".join(_pretraining(made) for made in run["pretraining"])
         + f"fine-tuning on {run['fine_tuned_on']}, commit "
         f"{results.short(run['commit'])}" + (f" and {', '.join(run['changes'])}" if run["changes"] else "")

@@ -330,7 +330,7 @@ def test_the_method_is_held_against_scratch_and_transfer_seed_by_seed():
     run = {
         "pack": "fr_hand",
         "commit": "c" * 40,
-        "changes": [],
+        "changes": ["codebook.features=encoder", "pretrain.steps=5000"],
         "fine_tuned_on": "CPU",
         "rows": rows,
         "pretraining": [{"budgets": [300, 1000], "metrics": {"cpu_minutes": 40.0, "probe_cer": 0.4}, "along": along}],
@@ -340,7 +340,9 @@ def test_the_method_is_held_against_scratch_and_transfer_seed_by_seed():
         "data": "d" * 64,
     }
     again = run | {"rounds": 2, "rows": [*rows[:2], row("pretrained", 0.35, 0.4)]}
-    found = method_figures.figures([run, again])
+    alone = run | {"changes": ["pretrain.steps=900"], "rows": [*rows[:2], row("pretrained", 0.5, 0.6)]}
+    found = method_figures.figures([run, again, alone])
+    assert found["lower_than_scratch_fr_hand_300_pretrained_labels_of_gradients_pretrain_steps_900"]["value"] == 0
     assert found["lower_than_scratch_fr_hand_300_pretrained_round_2"]["value"] == pytest.approx(1 - 0.75 / 1.1)
     ours = found["lower_than_scratch_fr_hand_300_pretrained"]
     assert ours["value"] == pytest.approx(1 - 0.85 / 1.1) and ours["spread"] == pytest.approx([0.2, 0.25])
@@ -349,7 +351,7 @@ def test_the_method_is_held_against_scratch_and_transfer_seed_by_seed():
     assert theirs["value"] == pytest.approx(1 - 0.85 / 0.76) and theirs["goal"] == 0.0
     assert "lower_than_transfer_fr_hand_300_scratch" not in found
     table = method_figures.table(
-        {"runs": [run, again], "figures": found, "seeds": [0, 1], "command": "python benchmarks/method.py"}
+        {"runs": [run, again, alone], "figures": found, "seeds": [0, 1], "command": "python benchmarks/method.py"}
     )
     assert (
         table.count("| transfer |") == 1

@@ -186,11 +186,13 @@ def test_lines_of_similar_width_meet_so_that_little_is_padding(source):
 
 
 @pytest.mark.parametrize("augment", [False, True])
-def test_of_a_few_hundred_lines_in_small_batches_less_than_a_twentieth_is_padding(tmp_path, augment):
+@pytest.mark.parametrize("fill", [{"fill": "lines"}, {"fill": "tokens", "multiple": 4}])
+def test_of_a_few_hundred_lines_in_small_batches_less_than_a_twentieth_is_padding(tmp_path, augment, fill):
     random = np.random.default_rng(0)
     some = [(str(number), np.zeros((32, random.integers(50, 110) * STEP), np.uint8)) for number in range(400)]
     source = packed.source(packed.pack(tmp_path, {"train": some}), "train", DATA)
-    valid = [batch.valid for batch in islice(batches.training(source, batch=16, seed=0, augment=augment), 3 * 25)]
+    stream = batches.training(source, batch=16, seed=0, augment=augment, **fill)
+    valid = [batch.valid for batch in islice(stream, 3 * 25)]
     assert 1 - sum(one.sum() for one in valid) / sum(one.numel() for one in valid) < 0.05
 
 

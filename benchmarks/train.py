@@ -41,6 +41,7 @@ from maskocr_core.training import shares
 
 REPOSITORY = Path(__file__).parents[1]
 PROFILED = ("pilot", "small", "base")  # 128 × 4, 192 × 6 and 512 × 6
+PADDED = ("laptop", "small pretrain.fill=tokens")  # whose padding is of interest beside theirs
 LIBRARIES = ("torch", "numpy", "einops")
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -58,8 +59,12 @@ def profiles(corpus: Corpus, names: list[str], rounds: int) -> dict[str, list[di
 
 
 def padding(corpus: Corpus, name: str) -> float:
-    """Share of the steps of an epoch, as training cuts them into shares, that are padding; the same on every machine."""
-    settings = config.load(name)
+    """Share of the steps of an epoch, as training cuts them into shares, that are padding; the same on every machine.
+
+    name: of a recipe, with overrides behind it.
+    """
+    recipe, *changes = name.split()
+    settings = config.load(recipe, changes)
     data, selection = Artifact(corpus.lines), Artifact(corpus.selection)
     source = batches.Stream(data, selection, "unlabeled", settings.data)
     training = settings.pretrain
@@ -122,7 +127,7 @@ def measured(arguments: argparse.Namespace, corpus: Corpus, home: Path) -> dict[
     with one_core():
         if "profile" in arguments.parts:
             run["profile"] = profiles(corpus, arguments.profiled, arguments.rounds)
-            run["padding"] = {name: padding(corpus, name) for name in arguments.profiled}
+            run["padding"] = {name: padding(corpus, name) for name in (*arguments.profiled, *PADDED)}
         if "race" in arguments.parts:
             racers, run["left_out"] = contenders(arguments, corpus, home)
             for name, racer in racers.items():

@@ -152,9 +152,12 @@ def _share_table(figures: dict[str, Figure], recipes: list[str]) -> str:
         if any(name in figures for name in names):
             cells = [_percent(figures[name]) if name in figures else "" for name in names]
             rows.append(f"| {title} | {' | '.join(cells)} |")
-    shares = [_percent(figures[name]) for recipe in recipes if (name := f"padding_{recipe}") in figures]
+    shares = {name.removeprefix("padding_"): _percent(figures[name]) for name in figures if name.startswith("padding_")}
     if shares:
-        rows.append(f"\nOf a batch's steps {', '.join(shares)} are padding (goal: under {100 * PADDING:g} %).")
+        said = ", ".join(f"{share} (`{name}`)" for name, share in shares.items())
+        rows.append(
+            f"\nOf a batch's steps so much is padding, where less than {100 * PADDING:g} % is the goal: {said}."
+        )
     return "\n".join(rows)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from benchmarks import results
 from maskocr_core.judging.comparison import TITLES
 
-USUAL = ("codebook.features=encoder", "pretrain.steps=5000")
+USUAL = "pretrain.steps=5000"
+FEATURES = "codebook.features="
 
 
 def figures(packs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -46,13 +47,10 @@ def _key(pack: dict[str, Any], row: dict[str, Any]) -> str:
 def told_apart(pack: dict[str, Any]) -> tuple[str, ...]:
     """What sets the pre-training of these rows apart from the first of a pack, which a recogniser made the labels of."""
     rounds, changes = pack.get("rounds", 1), pack["changes"]  # rows of before rounds were asked for say nothing of them
-    features = next((change.partition("=")[2] for change in changes if change.startswith("codebook.features=")), "")
+    features = next((change.removeprefix(FEATURES) for change in changes if change.startswith(FEATURES)), "gradients")
     told = [f"round {rounds}"] if rounds > 1 else []
-    told += [] if features == "encoder" else [f"labels of {features or 'gradients'}"]
-    return (
-        *told,
-        *(change for change in changes if change not in USUAL and not change.startswith("codebook.features=")),
-    )
+    told += [f"labels of {features}"] if features != "encoder" else []
+    return (*told, *(change for change in changes if change != USUAL and not change.startswith(FEATURES)))
 
 
 def _said(pack: dict[str, Any]) -> str:

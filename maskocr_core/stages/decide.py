@@ -140,16 +140,14 @@ def beginning(features: str, champion: str, encoder_uri: str, folder: Path) -> t
     if not champion:
         return start, "there is no champion: codebook and encoder are made anew"
     if features == "encoder" and not encoder_uri:
-        return start | {
-            "encoder_uri": champion
-        }, f"{champion} labels the steps of a new codebook; its encoder is trained on"
+        start["encoder_uri"] = champion
+        return start, f"{champion} labels the steps of a new codebook; its encoder is trained on"
     codebook = kept(champion, "codebook", folder)
     if not codebook:
         return start, f"{champion} came with no codebook: a new one is made; its encoder is trained on"
     kind = Artifact(codebook).read_json("codebook.json")["features"]["kind"]
     if kind != features:
-        return (
-            start,
-            f"the codebook of {champion} is one of {kind}, not of {features}: a new one is made; its encoder is trained on",
-        )
-    return start | {"codebook_uri": champion}, f"codebook and encoder of {champion} are gone on with"
+        other = f"the codebook of {champion} is one of {kind}, not of {features}"
+        return start, f"{other}: a new one is made; its encoder is trained on"
+    start["codebook_uri"] = champion
+    return start, f"codebook and encoder of {champion} are gone on with"

@@ -2,7 +2,8 @@
 
 Part (a) is our own step: where its time goes, and its operations a second over those of a large matrix product; (b) are
 contenders that take turns on one core with one thread; (c) are two workers against one, and beside them two trainings that
-are none of each other's, which show how far the machine itself goes. Ratios are of the same round.
+are none of each other's, which show how far the machine itself goes; (d) are whole trainings whose labels are made at every
+meeting of a line, or once and stored. Ratios are of the same round.
 Let nothing else run meanwhile. Peers that are not given are left out, and said to be; docs/speed_of_training.md says how
 they are had. With all of them:
 
@@ -30,8 +31,9 @@ import torch
 
 from benchmarks import results, train_figures
 from benchmarks.data import race
-from benchmarks.train_contenders import Authors, FreeOfCharge, Ketos, Labelling, Obvious, Ours, Peer
+from benchmarks.train_contenders import Authors, Ketos, Obvious, Ours, Peer
 from benchmarks.train_corpus import Corpus, codebook, prepare
+from benchmarks.train_labels import labels_race
 from benchmarks.train_profile import STEPS, Profile
 from benchmarks.train_workers import workers_race
 from maskocr_core import config
@@ -78,17 +80,12 @@ def padding(corpus: Corpus, name: str) -> float:
 
 def contenders(arguments: argparse.Namespace, corpus: Corpus, home: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Everyone who races, by name, and why who is left out is."""
-    skip, noise, linear, described = (
-        config.load(arguments.recipe, [word])
-        for word in ("mask.hide=skip", "mask.hide=noise", "model.stem=linear", "codebook.features=encoder")
+    skip, noise, linear = (
+        config.load(arguments.recipe, [word]) for word in ("mask.hide=skip", "mask.hide=noise", "model.stem=linear")
     )
     source, book = corpus.decoded(skip), codebook(skip)
     found = {
         "skip": Ours(skip, source, book),
-        "free": Ours(skip, source, codebook(skip, FreeOfCharge)),
-        "described": Ours(described, source, codebook(described)),
-        "pass": Labelling(source, book),
-        "described_pass": Labelling(source, codebook(described)),
         "linear": Ours(linear, source, book),
         "noise": Ours(noise, source, book),
         "obvious": Peer(Obvious(noise), noise, source, book),
@@ -122,8 +119,9 @@ def one_core() -> Iterator[None]:
 
 
 def measured(arguments: argparse.Namespace, corpus: Corpus, home: Path) -> dict[str, Any]:
-    """Every part that was asked for: {"profile", "padding", "race", "workers", "parameters", "left_out"}."""
-    run: dict[str, Any] = {"profile": {}, "padding": {}, "race": [], "workers": [], "parameters": {}, "left_out": {}}
+    """Every part that was asked for: {"profile", "padding", "race", "labels", "workers", "parameters", "left_out"}."""
+    run: dict[str, Any] = {"profile": {}, "padding": {}, "parameters": {}, "left_out": {}}
+    run |= {"race": [], "labels": [], "workers": []}
     with one_core():
         if "profile" in arguments.parts:
             run["profile"] = profiles(corpus, arguments.profiled, arguments.rounds)
@@ -135,6 +133,9 @@ def measured(arguments: argparse.Namespace, corpus: Corpus, home: Path) -> dict[
                     racer.run(0)
             run["race"] = race({name: (racer, {}) for name, racer in racers.items()}, arguments.rounds)
             run["parameters"] = {name: racer.parameters for name, racer in racers.items()}
+        if "labels" in arguments.parts:
+            settings = config.load(arguments.recipe)
+            run["labels"] = labels_race(settings, corpus, arguments.lines, arguments.rounds, home)
     if "workers" in arguments.parts:
         if len(os.sched_getaffinity(0)) < 2:
             print("two workers: left out, there is one core", flush=True)
@@ -181,7 +182,7 @@ def parsed(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--ketos", type=Path, help="the program `ketos` of an environment with kraken")
     parser.add_argument("--ketos-lines", **number, default=128, help="lines that it is given (default: 128)")
     parser.add_argument("--worker-steps", **number, default=60, help="steps of each worker run (default: 60)")
-    parts = ("profile", "race", "workers")
+    parts = ("profile", "race", "labels", "workers")
     parser.add_argument("--parts", nargs="*", choices=parts, default=list(parts), help="what is measured")
     parser.add_argument("--name", default="train", help="of the result (default: train)")
     parser.add_argument(

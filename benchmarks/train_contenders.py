@@ -111,26 +111,6 @@ class Ours:
         return answer | {"lines": sum(drawn[:count])}
 
 
-class FreeOfCharge(Codebook):
-    """One whose labels cost nothing and say nothing: what reading stored ones could bring at the very most."""
-
-    def labels(self, ink: Tensor, valid_BL: Tensor) -> Tensor:
-        return torch.zeros(valid_BL.shape, dtype=torch.long)
-
-
-class Labelling:
-    """No training: the pass over all lines that makes their labels once, where they are to be stored."""
-
-    def __init__(self, source: batches.Lines, book: Codebook):
-        self.source, self.book = source, book
-        self.parameters = sum(parameter.numel() for parameter in book.features.parameters())
-
-    def run(self, number: int) -> Answer:
-        with timed() as answer:
-            _labels(self.source, self.book)
-        return answer | {"lines": len(self.source)}
-
-
 class Peer:
     """A bare loop: random order, batches as wide as their widest line, labels made beforehand, one pass over all of a batch.
 

@@ -51,7 +51,7 @@ def prepare(pack: Path, count: int, home: Path) -> Corpus:
     return Corpus(home / "lines", home / "selection", [row["image"] for row in unlabelled])
 
 
-def codebook(settings: Config, kind: type[Codebook] = Codebook) -> Codebook:
+def codebook(settings: Config) -> Codebook:
     """One of the recipe's shape and features with centroids drawn at random: labels cost the same whatever they say."""
     generator = torch.Generator().manual_seed(0)
     described = settings.codebook.features
@@ -61,4 +61,4 @@ def codebook(settings: Config, kind: type[Codebook] = Codebook) -> Codebook:
     size = features(line, steps).shape[-1]
     components, clusters = settings.codebook.components, settings.codebook.clusters
     drawn = (torch.randn(shape, generator=generator) for shape in ((size,), (components, size), (clusters, components)))
-    return kind(settings.data.height, features, *drawn)
+    return Codebook(settings.data.height, features, *drawn)

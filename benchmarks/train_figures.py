@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.results import figure, shown
+from benchmarks.train_labels import FEATURES, MEETINGS
 
 OURS = "skip"
 ROUNDS = 5  # fewer are a trial
@@ -15,10 +16,6 @@ WORKERS = 1.8
 PADDING = 0.05
 TITLES = {
     "skip": "**maskocr**, hidden steps left out (`mask.hide=skip`)",
-    "free": "**maskocr**, the same with labels that cost nothing, as if they had been stored",
-    "described": "**maskocr**, the same with labels that an encoder of its size makes anew at every meeting",
-    "pass": "no training: a pass that labels all lines once, to store what is made of them",
-    "described_pass": "no training: the same pass, where an encoder of that size makes the labels",
     "linear": "**maskocr**, the same with the authors' linear patch (`model.stem=linear`)",
     "noise": "**maskocr**, noise over hidden steps (`mask.hide=noise`)",
     "obvious": "`nn.TransformerEncoder`, batches as they come",
@@ -50,6 +47,7 @@ def all_of(run: dict[str, Any]) -> dict[str, Figure]:
     for recipe, share in run["padding"].items():
         found[f"padding_{recipe}"] = figure([share], "of a batch's steps", "lower", PADDING)
     found |= _race(run["race"])
+    found |= _labels(run["labels"])
     if run["workers"]:
         speeds = [{name: _speed(answer) for name, answer in row.items()} for row in run["workers"]]
         for name in speeds[0]:
@@ -92,19 +90,24 @@ def _race(rounds: Rounds) -> dict[str, Figure]:
             clock = "cpu_seconds" if name == "ketos" else "seconds"
             ratios = [_speed(row[OURS], clock) / _speed(row[name], clock) for row in rounds]
             found[f"train_over_{name}"] = figure(ratios, "×", "higher", AHEAD.get(name))
-    for ours, name in {OURS: "pass", "described": "described_pass"}.items():
-        if f"train_{name}" in found:
-            # Stored, they cost a pass once; else what training takes longer by, at each meeting of a line.
-            meetings = [
-                (1 / _speed(row[name])) / max(1e-9, 1 / _speed(row[ours]) - 1 / _speed(row["free"])) for row in rounds
-            ]
-            found[f"stored_pay_after_{ours}"] = figure(meetings, "meetings of a line", "lower")
     if "train_obvious" in found:
         ratios = [_speed(row["noise"]) / _speed(row["obvious"]) for row in rounds]
         found["train_noise_over_obvious"] = figure(ratios, "×", "higher", AHEAD["obvious"])
     if "train_authors" in found:
         ratios = [_speed(row["linear"]) / _speed(row["authors"]) for row in rounds]
         found["train_linear_over_authors"] = figure(ratios, "×", "higher", AHEAD["authors"])
+    return found
+
+
+def _labels(rounds: Rounds) -> dict[str, Figure]:
+    """Speeds of whole trainings, and of stored labels over those made at every meeting."""
+    found = {}
+    for features in FEATURES if rounds else ():
+        speeds = {how: [_speed(row[f"{features}_{how}"]) for row in rounds] for how in ("met", "stored")}
+        for how, own in speeds.items():
+            found[f"labels_{features}_{how}"] = figure(own, "lines/s", "higher")
+        ratios = [stored / met for met, stored in zip(speeds["met"], speeds["stored"])]
+        found[f"labels_{features}_stored_over_met"] = figure(ratios, "×", "higher")
     return found
 
 
@@ -121,6 +124,8 @@ def table(result: dict[str, Any]) -> str:
         blocks += [_peak_table(figures, recipes), _share_table(figures, recipes)]
     if run["race"]:
         blocks.append(_race_table(figures, run))
+    if run.get("labels"):
+        blocks.append(_labels_table(figures, run))
     if run["workers"]:
         blocks.append(_workers_line(figures, run))
     return "\n\n".join([*blocks, _foot(result, run)])
@@ -173,15 +178,9 @@ def _race_table(figures: dict[str, Figure], run: dict[str, Any]) -> str:
             f"{run['parameters'][name] / 1e6:.2f} M",
             shown(figures[f"train_{name}"], ".1f"),
             shown(figures[f"train_cpu_{name}"], ".1f"),
-            shown(figures[ratio], ".2f") if ratio in figures and not name.endswith("pass") else "",
+            shown(figures[ratio], ".2f") if ratio in figures else "",
         ]
         rows.append(f"| {' | '.join(cells)} |")
-    if "stored_pay_after_described" in figures:
-        images, encoder = (shown(figures[f"stored_pay_after_{name}"], ".1f") for name in (OURS, "described"))
-        rows.append(
-            f"\nTo store labels pays once a line is met more than {encoder} times where an encoder makes them, {images} times where they "
-            "are made of the image alone; the pass as it is here decodes nothing, and reading stored labels is not counted."
-        )
     if same := figures.get("train_noise_over_obvious"):
         rows.append(
             f"\nWith noise over hidden steps, the same work as `nn.TransformerEncoder` does, maskocr's speed over it is {shown(same, '.2f')} ×."
@@ -189,6 +188,19 @@ def _race_table(figures: dict[str, Figure], run: dict[str, Any]) -> str:
     if alike := figures.get("train_linear_over_authors"):
         rows.append(f"\nWith their linear patch, maskocr's speed over the authors' class is {shown(alike, '.2f')} ×.")
     rows += [f"\nLeft out: {TITLES[name]} ({reason})." for name, reason in run["left_out"].items()]
+    return "\n".join(rows)
+
+
+def _labels_table(figures: dict[str, Figure], run: dict[str, Any]) -> str:
+    rows = [
+        f"| whole pre-training, `{run['recipe']}`, {MEETINGS} meetings of each line; labels of | made at every meeting, lines/s | made once and stored | stored over made at every meeting |",
+        "|---|---|---|---|",
+    ]
+    for features in FEATURES:
+        met, stored = (shown(figures[f"labels_{features}_{how}"], ".1f") for how in ("met", "stored"))
+        rows.append(
+            f"| `{features}` | {met} | {stored} | {shown(figures[f'labels_{features}_stored_over_met'], '.2f')} |"
+        )
     return "\n".join(rows)
 
 
@@ -219,7 +231,9 @@ def _apart(figures: dict[str, Figure]) -> str:
 def _foot(result: dict[str, Any], run: dict[str, Any]) -> str:
     libraries = ", ".join(f"{name} {version}" for name, version in sorted(run["libraries"].items()))
     data = ", ".join(f"{name} (`{digest[:12]}`)" for name, digest in result["data"].items())
-    rounds = max(len(run["race"]), len(run["workers"]), *map(len, run["profile"].values()), 0)
+    rounds = max(
+        *(len(run.get(part, [])) for part in ("race", "labels", "workers")), *map(len, run["profile"].values()), 0
+    )
     trial = "" if rounds >= ROUNDS else "**A trial that proves nothing but that the benchmark runs:** "
     return (
         f"{trial}`{result['command']}` on {result['cpu']}, one thread each: median and [least, most] of {rounds} rounds, "

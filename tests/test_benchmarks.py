@@ -30,6 +30,7 @@ from benchmarks import (
     train,
     train_contenders,
     train_figures,
+    train_labels,
     train_profile,
     train_workers,
 )
@@ -169,7 +170,6 @@ def test_ours_is_raced_against_peers_of_about_its_size_and_those_not_given_are_n
     shown = train_figures.table(trained)
     for name in {*run["race"][0], *run["left_out"]}:
         assert train_figures.TITLES[name] in shown
-    assert "To store labels pays once a line is met more than" in shown
     assert "A trial" in shown and trained["command"] in shown
 
 
@@ -188,12 +188,14 @@ def test_a_commit_whose_files_were_changed_says_so_in_a_table():
     assert results.short("baa2476d719d33f8-dirty") == "`baa2476` with files changed"
 
 
-def test_labels_that_are_stored_pay_from_as_many_meetings_on_as_their_pass_costs():
-    speeds = {"skip": 50.0, "free": 100.0, "pass": 100.0, "described": 25.0, "described_pass": 50.0}
-    rounds = [{name: {"lines": speed, "seconds": 1.0, "cpu_seconds": 1.0} for name, speed in speeds.items()}] * 2
-    found = train_figures._race(rounds)
-    assert found["stored_pay_after_skip"]["value"] == pytest.approx(0.01 / (0.02 - 0.01))
-    assert found["stored_pay_after_described"]["value"] == pytest.approx(0.02 / (0.04 - 0.01))
+def test_labels_made_at_every_meeting_race_those_made_once_over_whole_trainings(trained):
+    rounds, figures = trained["runs"][0]["labels"], trained["figures"]
+    for row in rounds:
+        assert {answer["lines"] for answer in row.values()} == {train_labels.MEETINGS * 64}
+    for features in train_labels.FEATURES:
+        ratios = [row[f"{features}_met"]["seconds"] / row[f"{features}_stored"]["seconds"] for row in rounds]
+        assert figures[f"labels_{features}_stored_over_met"]["spread"] == pytest.approx([min(ratios), max(ratios)])
+    assert f"{train_labels.MEETINGS} meetings of each line" in train_figures.table(trained)
 
 
 def test_the_speed_of_workers_is_that_of_their_log_without_its_first_row():

@@ -11,6 +11,7 @@ from maskocr_core import artifacts, stages
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Config
 from maskocr_core.data import admitted
+from maskocr_core.data import lines as schema
 from maskocr_core.data.batches import Lines
 from maskocr_core.stages import keys
 from maskocr_core.training import saw, sweep
@@ -60,10 +61,13 @@ class Road:
         return made
 
     def _carried_out(self, run: Run, config: Config) -> Path:
-        code, home = keys.code_version("finetune"), artifacts.work_folder() / "runs"
         lines, selection = self._accepted.values()
-        sweep.carry_out([run], config, lines, selection, home, code)
-        return home / run.key(config, Artifact(lines), Artifact(selection), code) / "all"
+        key = run.key(
+            config, schema.version(Artifact(lines)), Artifact(selection).version, keys.code_version("finetune")
+        )
+        folder = artifacts.work_folder() / "runs" / key
+        sweep.carry_out([run], config, lines, selection, [folder])
+        return folder / "all"
 
     def finetune(self, config: Config, name: str, encoder: Path) -> tuple[Path, dict[str, Any]]:
         """The output of a sweep and its `runs.json`."""

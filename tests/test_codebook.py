@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import packed
 import pytest
@@ -55,6 +57,14 @@ def test_a_label_does_not_depend_on_what_the_line_is_batched_with(ink, book):
     wide = torch.zeros(3, 1, HEIGHT, 320)
     wide[1, :, :, :80] = ink[2, :, :, :80]
     assert torch.equal(book.labels(wide, all_of(wide))[1, :10], alone[0])
+
+
+def test_labels_are_made_in_float32_where_training_computes_in_bfloat16(ink, book):
+    near = book.centroids.repeat(64, 1)
+    fine = replace(book, centroids=near + 0.05 * torch.randn(near.shape, generator=torch.Generator().manual_seed(0)))
+    with torch.autocast("cpu", torch.bfloat16):
+        labels = fine.labels(ink, all_of(ink))
+    assert torch.equal(labels, fine.labels(ink, all_of(ink)))
 
 
 def test_lines_of_another_height_are_refused_with_the_mend(book):

@@ -114,13 +114,12 @@ def test_a_start_from_scratch_is_neither_frozen_nor_slowed_and_has_the_same_key(
     )
     assert same(encoder_of(tmp_path / "plain/all"), encoder_of(tmp_path / "gentle/all"))
     assert result["validation_cer"] == again["validation_cer"]
-    artifacts_of = tuple(map(Artifact, packs))
-    assert run().key(plain, *artifacts_of, "") == run().key(gentle, *artifacts_of, "")
+    assert run().key(plain, "lines", "selection", "code") == run().key(gentle, "lines", "selection", "code")
 
 
 def test_decoder_and_gentleness_are_in_the_key_of_a_run_that_starts_from_trained_weights(packs, encoder):
     changes = [(), (AUTOREGRESSIVE,), *((each,) for each in GENTLE)]
-    keys = {run(encoder=str(encoder)).key(settings(*each), *map(Artifact, packs), "") for each in changes}
+    keys = {run(encoder=str(encoder)).key(settings(*each), "lines", "selection", "code") for each in changes}
     assert len(keys) == len(changes)
 
 
@@ -193,7 +192,7 @@ def test_remedies_are_in_the_key_of_a_run_that_can_forget_alone(with_old):
     changes = ((), ("sweep.replay=0.2",), ("sweep.average=0.2",))
 
     def keys(**start):
-        return {run(**start).key(settings(*each), *map(Artifact, packs), "") for each in changes}
+        return {run(**start).key(settings(*each), "lines", "selection", "code") for each in changes}
 
     assert len(keys(recognizer=str(base))) == 3 and len(keys()) == 1
 

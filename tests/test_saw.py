@@ -5,11 +5,11 @@ import pyarrow as pa
 import pytest
 import rendered
 
-from maskocr_core import artifacts, config
+from maskocr_core import artifacts, config, stages
 from maskocr_core.artifacts import Artifact
 from maskocr_core.data import lines as schema
 from maskocr_core.data import tombstones
-from maskocr_core.training import judged, saw, sweep
+from maskocr_core.training import judged, pretraining, saw, sweep
 from maskocr_core.training.reading import Candidate
 from maskocr_core.training.saw import Saw
 
@@ -40,6 +40,59 @@ def test_what_was_seen_is_read_back_and_a_model_that_does_not_say_is_not_known(t
     assert saw.read(tmp_path) == seen
     assert saw.read(tmp_path / "absent") == Saw(complete=False)
     assert seen | saw.read(tmp_path / "absent") == Saw(frozenset({"a", "b"}), False, frozenset({"p"}))
+
+
+def forgetting(function, document: str):
+    """`function`, after which a document is forgotten."""
+
+    def wrapped(*arguments, **named):
+        result = function(*arguments, **named)
+        tombstones.add([tombstones.entry("asked", "rendered", document)])
+        return result
+
+    return wrapped
+
+
+@pytest.fixture
+def packs(tmp_path):
+    """(lines, selection) of short lines that know their documents, as ingest leaves them."""
+    counts = {"train": 24, "val": 8, "unlabeled": 32}
+    content = {split: packed.short_lines(count, seed=count) for split, count in counts.items()}
+    lines, selection = packed.pack(tmp_path, content)
+    documents = [f"{split}/document-{number // 8}" for split, count in counts.items() for number in range(0, count, 8)]
+    owned = pa.table({"source": ["rendered"] * len(documents), "document_id": documents})
+    schema.write(owned, lines / "documents.parquet")
+    artifacts.finish(lines, kind="lines", config={}, metrics={})
+    return lines, selection
+
+
+def trained(packs, home):
+    """Folders of an encoder and of a recogniser from scratch."""
+    changes = ("pretrain.workers=0", "sweep.jobs=0", 'sweep.starts=["scratch"]', "sweep.steps=8")
+    settings = config.load("smoke", changes)
+    lines, selection = packs
+    book = packed.quantized(home / "codebook", packs, settings)
+    inputs = {"lines": lines, "selection": selection}
+    stages.get("pretrain")(settings, **inputs, codebook=book, encoder_out=home / "encoder")
+    stages.get("finetune")(settings, **inputs, encoder=home / "encoder", recognizers_out=home / "recognizers")
+    (recognizer,) = (home / "recognizers").glob("scratch-*")
+    return home / "encoder", recognizer
+
+
+def test_what_is_forgotten_while_a_model_trains_was_seen_all_the_same(packs, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretraining, "train", forgetting(pretraining.train, "unlabeled/document-0"))
+    monkeypatch.setattr(sweep, "carry_out", forgetting(sweep.carry_out, "train/document-0"))
+    encoder, recognizer = trained(packs, tmp_path)
+    for folder, document in ((encoder, "unlabeled/document-0"), (recognizer, "train/document-0")):
+        assert tombstones.digest("rendered", document) in saw.read(folder).documents
+
+
+def test_a_recogniser_is_trained_anew_on_what_is_left_after_something_was_forgotten(packs, tmp_path, capsys):
+    trained(packs, tmp_path / "before")
+    tombstones.add([tombstones.entry("asked", "rendered", "train/document-0")])
+    _, recognizer = trained(packs, tmp_path / "after")
+    assert "made before, reused" not in capsys.readouterr().out
+    assert tombstones.digest("rendered", "train/document-0") not in saw.read(recognizer).documents
 
 
 def test_a_start_saw_the_target_and_what_it_started_from():

@@ -41,9 +41,11 @@ class Codebook:
                 f"codebook was made for lines {self.height} px high, these are {ink.shape[2]} px: "
                 f"run quantize again, or set data.height={self.height}"
             )
-        reduced_BLF = (self.features(ink, valid_BL) - self.mean) @ self.components.T
-        # argmin |f − c|² without the term that is the same for all centroids
-        return (reduced_BLF @ self.centroids.T - self.centroids.square().sum(1) / 2).argmax(-1)
+        # In bfloat16, which training on a GPU computes in, up to a step in fifteen would get another label than quantize counted.
+        with torch.autocast(ink.device.type, enabled=False):
+            reduced_BLF = (self.features(ink, valid_BL) - self.mean) @ self.components.T
+            # argmin |f − c|² without the term that is the same for all centroids
+            return (reduced_BLF @ self.centroids.T - self.centroids.square().sum(1) / 2).argmax(-1)
 
 
 def fit(steps: np.ndarray, *, height: int, features: nn.Module, components: int, clusters: int, seed: int) -> Codebook:

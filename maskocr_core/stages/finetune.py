@@ -32,13 +32,14 @@ def finetune(
     from maskocr_core.training import calibrating, checkpoint, finetuning, origin, reading, saw, sweep
 
     code = code_version("finetune")
-    home = work_folder() / "runs"
+    # Once, before training: what is forgotten while it runs makes other lines of them.
+    versions = schema.version(Artifact(lines)), Artifact(selection).version
 
     def place(run: finetuning.Run) -> Path:
-        return home / run.key(config, Artifact(lines), Artifact(selection), code)
+        return work_folder() / "runs" / run.key(config, *versions, code)
 
     def carry_out(runs: list) -> list[dict]:
-        return sweep.carry_out(runs, config, lines, selection, home, code)
+        return sweep.carry_out(runs, config, lines, selection, [place(run) for run in runs])
 
     given = readers.is_model(transfer_uri)
     has_transfer_lines = not given and schema.count(Artifact(lines), "transfer-train") > 0
@@ -47,16 +48,17 @@ def finetune(
     config = sweep.within(config, labelled)
     starts = sweep.possible_starts(config.sweep.starts, has_transfer_lines, given)
     bases = sweep.transfer_runs(starts, config, encoder) if has_transfer_lines else []
-    based = carry_out(bases)
     recognizers = {(run.name.removesuffix(" base"), run.size): place(run) / "all" for run in bases}
     if given and "transfer" in starts:
         recognizers["transfer", ""] = checkpoint.folder_at(transfer_uri)
+    # Before training: what is forgotten while it runs was learnt from all the same.
     seen = {"target": saw.of_lines(Artifact(lines), Artifact(selection), sweep.TARGET), "encoder": saw.read(encoder)}
     seen["transfer"] = (
         saw.read(recognizers["transfer", ""].parent)
         if given and "transfer" in starts
         else saw.of_lines(Artifact(lines), Artifact(selection), sweep.TRANSFER)
     )
+    based = carry_out(bases)
     runs = sweep.runs(starts, config, encoder, recognizers)
     results = carry_out(runs)
     best = sweep.choose(runs, results)

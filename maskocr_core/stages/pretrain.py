@@ -34,6 +34,8 @@ def pretrain(
 
     folder = scratch(encoder_out)
     start, seen = _start(start_uri, config, folder / "start") if start_uri else (None, saw.Saw())
+    # Before training: what is forgotten while it runs was learnt from all the same.
+    seen |= saw.read(codebook) | saw.of_lines(Artifact(lines), Artifact(selection), ["unlabeled"])
     labels, label_seconds = _labels(config, lines, selection, codebook, folder)
 
     def train(size: str, folder: Path, out: Path) -> dict[str, float]:
@@ -80,7 +82,7 @@ def pretrain(
     if "codebook.png" in Artifact(codebook).names():
         artifacts.write_bytes(pictures / "codebook.png", Artifact(codebook).read_bytes("codebook.png"))
     origin.write(encoder_out, encoder=origin.named(start_uri), **origin.of(Artifact(codebook)))
-    (seen | saw.read(codebook) | saw.of_lines(Artifact(lines), Artifact(selection), ["unlabeled"])).write(encoder_out)
+    seen.write(encoder_out)
     return figures
 
 

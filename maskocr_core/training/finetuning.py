@@ -60,8 +60,11 @@ class Run:
         """What is done against forgetting, for a run that goes on from a trained recogniser."""
         return {"replay": config.sweep.replay, "average": config.sweep.average} if self.recognizer else {}
 
-    def key(self, config: Config, data: Artifact, selection: Artifact, code: str) -> str:
-        """Digest of all that decides the result, contents instead of paths: an equal run is never made twice."""
+    def key(self, config: Config, lines: str, selection: str, code: str) -> str:
+        """Digest of all that decides the result, contents instead of paths: an equal run is never made twice.
+
+        lines, selection: their data versions, that of lines as `data.lines.version` tells it: what was forgotten is no part of it.
+        """
         facts = asdict(self) | {
             "encoder": Artifact(Path(self.encoder)).version if self.encoder else None,
             "recognizer": artifacts.sha256(Path(self.recognizer) / "recognizer.json") if self.recognizer else None,
@@ -71,8 +74,8 @@ class Run:
             "decoder": config.sweep.decoder,
             "gentleness": self.gentleness(config),
             "remedies": self.remedies(config),
-            "lines": data.version,
-            "selection": selection.version,
+            "lines": lines,
+            "selection": selection,
             "code": code,
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]

@@ -107,13 +107,14 @@ def runs(starts: list[str], config: Config, encoder: Path, recognizers: dict[tup
     ]
 
 
-def carry_out(grid: list[Run], config: Config, lines: Path, selection: Path, home: Path, code: str) -> list[dict]:
-    """Results of all runs, each in `home/<its key>`: those made before are taken from there, killed ones go on.
+def carry_out(grid: list[Run], config: Config, lines: Path, selection: Path, folders: list[Path]) -> list[dict]:
+    """Results of all runs, each in its folder: those made before are taken from there, killed ones go on.
 
-    On a given cluster the nodes see `home` and the inputs, or all of them a MASKOCR_STORE, from where what was made comes back.
+    folders: of one parent, each named by the key of its run. On a given cluster the nodes see that parent and the inputs,
+    or all of them a MASKOCR_STORE, from where what was made comes back.
     """
-    keys = [run.key(config, Artifact(lines), Artifact(selection), code) for run in grid]
-    folders = [home / key for key in keys]
+    if not grid:
+        return []
     names = [
         f"finetune {run.name}"
         + (f" {run.size}" if run.size else "")
@@ -125,7 +126,7 @@ def carry_out(grid: list[Run], config: Config, lines: Path, selection: Path, hom
             print(f"{name}: made before, reused", flush=True)
     inputs = Carried.of(lines), Carried.of(selection)
     packed = cache(Carried.of)  # many runs start from the same
-    with marked(home) as mark:
+    with marked(folders[0].parent) as mark:
         results = each(
             _anywhere,
             [(run, _carried(run, packed), config, *inputs, folder, mark) for run, folder in zip(grid, folders)],

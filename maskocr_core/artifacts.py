@@ -18,7 +18,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from maskocr_core.services import s3, storage
+from maskocr_core.services import disk, s3, storage
 
 FORMAT_VERSION, READABLE = 2, (1, 2)
 MANIFEST = "manifest.json"
@@ -124,6 +124,7 @@ def _sha256_of(path: Path, size: int, time_ns: int) -> str:
 def finish(folder: Path, *, kind: str, config: dict[str, Any], metrics: dict[str, float]) -> Artifact:
     """Write lineage and, last, the manifest of a folder whose files are complete."""
     entries = []
+    disk.sweep(folder)
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         if path.name.endswith(ELSEWHERE):
             entries.append(
@@ -217,10 +218,8 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file under a temporary name, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_bytes(content)
-    aside.rename(path)
+    with disk.written(path) as aside:
+        aside.write_bytes(content)
 
 
 def sha256(path: Path) -> str:

@@ -107,6 +107,12 @@ def test_a_last_batch_that_is_not_full_is_topped_up_and_no_line_is_lost(source):
     assert sum(ids.values()) == steps * 7 < LINES + 2 * 7
 
 
+def test_few_lines_scattered_over_many_row_groups_fill_batches_without_coming_twice(tmp_path):
+    sparse = packed.source(packed.pack(tmp_path, {"train": wide_lines(160)}, shard_lines=1), "train", DATA)
+    drawn = islice(batches.training(sparse, batch=16, seed=0), 10)
+    assert [len(set(batch.line_ids)) for batch in drawn] == [16] * 10
+
+
 def test_a_weight_below_one_is_how_often_a_line_is_drawn(tmp_path):
     weights = {0: 1.0, 1: 0.5, 2: 0.1}
     some = packed.source(

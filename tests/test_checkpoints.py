@@ -132,6 +132,16 @@ def test_a_damaged_or_lost_checkpoint_is_left_aside_and_the_one_before_is_used(p
     assert steps(saved(again, 10, 15)) == [10, 15]
 
 
+def test_what_a_kill_left_half_written_is_swept_up_by_the_next_attempt(tmp_path):
+    saved(Checkpoints(tmp_path), 5)
+    before = {path.name for path in tmp_path.iterdir()}
+    (tmp_path / ".step-00000010-1.safetensors.4711").write_bytes(b"half")
+    again = Checkpoints(tmp_path)
+    again.begin()
+    assert again.restore(*linear_and_optimizer(0))[0] == 5
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
 def test_the_index_is_read_whole_while_it_is_being_replaced(place):
     kept, done = saved(place(), *range(1, 4)), threading.Event()
 

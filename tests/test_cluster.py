@@ -149,9 +149,7 @@ def test_fine_tuning_on_nodes_that_share_neither_a_folder_nor_a_store_is_refused
     to_fine_tune(tmp_path, settings)
     monkeypatch.setenv("MASKOCR_WORK", str(tmp_path / "work-there"))
     monkeypatch.setattr(Path, "touch", lambda path: None)
-    with pytest.raises(
-        RuntimeError, match="workers do not see .*: give the nodes a common folder for MASKOCR_WORK, or"
-    ):
+    with pytest.raises(ValueError, match="workers do not see .*: give the nodes a common folder for MASKOCR_WORK, or"):
         run_stage("finetune", settings, tmp_path, tmp_path, transfer_uri="", recognizers_out=tmp_path / "there")
 
 
@@ -255,8 +253,37 @@ def test_a_run_that_fails_names_its_cause():
             raise ValueError("nothing can be divided by nothing")
         return 1 / number
 
-    with pytest.raises(RuntimeError, match="^a run failed: .*nothing can be divided by nothing$"):
+    with pytest.raises(ValueError, match="^nothing can be divided by nothing$"):
         cluster.each(invert, [(1,), (0,), (2,)], jobs=2)
+
+
+def test_what_several_tasks_are_given_is_sent_once():
+    class Heavy:
+        """Counts how often it is pickled."""
+
+        def __init__(self):
+            self.sent = 0
+
+        def __getstate__(self):
+            self.sent += 1
+            return {"sent": self.sent}
+
+    heavy, own = Heavy(), [Heavy() for _ in range(4)]
+    calls = {str(number): (number, heavy, own[number], None, "here") for number in range(4)}
+    found = dict(cluster.tasks(lambda *call: (call[0], call[1].sent, call[3:]), calls, jobs=2, retries=0))
+    assert found == {str(number): (number, 1, (None, "here")) for number in range(4)}
+    assert heavy.sent == 1 and [one.sent for one in own] == [1] * 4
+
+
+def test_no_run_is_begun_after_one_has_failed(tmp_path):
+    def mark(number):
+        (tmp_path / str(number)).touch()
+        if not number:
+            raise ValueError("nothing")
+
+    with pytest.raises(ValueError, match="^nothing$"):
+        cluster.each(mark, [(number,) for number in range(4)], jobs=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["0"]
 
 
 def test_a_cluster_that_does_not_answer_is_said_with_the_mend(monkeypatch):

@@ -4,6 +4,7 @@ import importlib
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +12,7 @@ from maskocr_core import artifacts, config, stages
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Retrain
 from maskocr_core.data import admitted, claims
+from maskocr_core.training import checkpoint
 
 decide = importlib.import_module("maskocr_core.stages.decide")
 RULE = Retrain(min_lines=1000, drift=0.3, max_age_days=90)
@@ -180,6 +182,16 @@ def test_the_age_of_the_champion_is_that_of_its_model(monkeypatch):
 
 
 CHAMPION = "models:/maskocr/3"
+BOOK = config.load("smoke").codebook
+
+
+def book_of(kind: str, folder) -> None:
+    """A codebook of the smoke recipe's shape, of steps that are described so."""
+    tensors = {"components": torch.zeros(BOOK.components, 8), "centroids": torch.zeros(BOOK.clusters, BOOK.components)}
+    checkpoint.save_tensors(tensors, folder / "codebook.safetensors")
+    facts = {"kind": kind} if kind == "encoder" else {"kind": kind, "window": BOOK.window}
+    artifacts.write_json(folder / "codebook.json", {"features": facts})
+    artifacts.finish(folder, kind="codebook", config={}, metrics={})
 
 
 @pytest.mark.parametrize(
@@ -187,7 +199,7 @@ CHAMPION = "models:/maskocr/3"
     [
         ("", "gradients", "", False, "", f"{CHAMPION} came with no codebook"),
         ("gradients", "gradients", "", True, "", f"codebook and encoder of {CHAMPION} are gone on with"),
-        ("gradients", "pixels", "", False, "", f"the codebook of {CHAMPION} is one of gradients, not of pixels"),
+        ("gradients", "pixels", "", False, "", f"the codebook of {CHAMPION} is another one (features gr"),
         ("gradients", "encoder", "", False, CHAMPION, f"{CHAMPION} labels the steps of a new codebook"),
         ("encoder", "encoder", "", False, CHAMPION, f"{CHAMPION} labels the steps of a new codebook"),
         (
@@ -196,7 +208,7 @@ CHAMPION = "models:/maskocr/3"
             "other",
             False,
             "other",
-            f"the codebook of {CHAMPION} is one of gradients, not of enc",
+            f"the codebook of {CHAMPION} is another one (features gradients there, encoder asked)",
         ),
         ("encoder", "encoder", "other", True, "other", f"codebook and encoder of {CHAMPION} are gone on with"),
     ],
@@ -204,16 +216,25 @@ CHAMPION = "models:/maskocr/3"
 def test_training_begins_with_what_is_of_use_of_the_champion_which_labels_where_an_encoder_is_to_and_none_is_given(
     tmp_path, monkeypatch, codebook, features, encoder_uri, codebook_kept, labelled_by, said
 ):
-    artifacts.write_json(tmp_path / "codebook.json", {"features": {"kind": codebook}})
-    artifacts.finish(tmp_path, kind="codebook", config={}, metrics={})
+    book_of(codebook, tmp_path)
     monkeypatch.setattr(decide, "kept", lambda uri, name, into: tmp_path if codebook else None)
-    start, begins = decide.beginning(features, CHAMPION, encoder_uri, tmp_path)
+    asked = BOOK.model_copy(update={"features": features})
+    start, begins = decide.beginning(asked, CHAMPION, encoder_uri, tmp_path)
     codebook_uri = CHAMPION if codebook_kept else ""
     assert start == {"start_uri": CHAMPION, "codebook_uri": codebook_uri, "encoder_uri": labelled_by}
     assert begins.startswith(said)
 
 
+@pytest.mark.parametrize("field, value", [("window", 24), ("components", 7), ("clusters", 8)])
+def test_a_codebook_of_another_shape_than_is_asked_for_is_made_anew(tmp_path, monkeypatch, field, value):
+    book_of("gradients", tmp_path)
+    monkeypatch.setattr(decide, "kept", lambda uri, name, into: tmp_path)
+    start, begins = decide.beginning(BOOK.model_copy(update={field: value}), CHAMPION, "", tmp_path)
+    assert start["codebook_uri"] == ""
+    assert f"another one ({field} {getattr(BOOK, field)} there, {value} asked): a new one is made" in begins
+
+
 def test_without_a_champion_all_is_made_anew(tmp_path):
-    start, begins = decide.beginning("encoder", "", "a folder", tmp_path)
+    start, begins = decide.beginning(BOOK.model_copy(update={"features": "encoder"}), "", "a folder", tmp_path)
     assert start == {"start_uri": "", "codebook_uri": "", "encoder_uri": "a folder"}
     assert begins == "there is no champion: codebook and encoder are made anew"

@@ -10,7 +10,7 @@ import torch
 from conftest import run_stage
 from typer.testing import CliRunner
 
-from maskocr_core import artifacts, cli, config
+from maskocr_core import artifacts, cli, config, stages
 from maskocr_core.artifacts import Artifact
 from maskocr_core.data import admitted, batches
 from maskocr_core.model.decoder import Decoder
@@ -18,7 +18,7 @@ from maskocr_core.model.recognizer import Recognizer
 from maskocr_core.model.vocabulary import Vocabulary
 from maskocr_core.reader import Reader
 from maskocr_core.services import cluster
-from maskocr_core.training import checkpoint, finetuning
+from maskocr_core.training import checkpoint, finetuning, sweep
 from maskocr_core.training.finetuning import Run
 from maskocr_core.training.kept_runs import KeptRun
 from maskocr_core.training.log import TrainingLog
@@ -263,6 +263,49 @@ def test_a_run_that_was_killed_while_it_was_brought_from_the_store_is_brought_wh
         mine.bring()
     mine.bring()
     assert all((mine.folder / name).is_file() for name in files)
+
+
+def test_a_run_that_was_killed_before_its_result_was_kept_is_kept_by_the_next_attempt(packs, tmp_path, monkeypatch):
+    monkeypatch.setenv("MASKOCR_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("MASKOCR_WORK", str(tmp_path / "mine"))
+    folder = tmp_path / "mine/runs/key"
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        keep = KeptRun.keep
+
+        def deadly(self, *names):
+            if finetuning.RESULT in names:
+                raise Stop
+            keep(self, *names)
+
+        patch.setattr(KeptRun, "keep", deadly)
+        finetuning.train(run(), settings(), *packs, folder)
+    made = finetuning.train(run(), settings(), *packs, folder)
+    monkeypatch.setenv("MASKOCR_WORK", str(tmp_path / "theirs"))
+    theirs = KeptRun(tmp_path / "theirs/runs/key")
+    theirs.bring()
+    assert json.loads((theirs.folder / finetuning.RESULT).read_text()) == made
+
+
+def test_what_a_run_could_not_start_from_is_refused_before_the_first_run(packs, encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "carry_out", None)
+    high = settings("data.height=40")
+    with pytest.raises(ValueError, match="the encoder has another shape"):
+        sweep.demand_starts(["scratch", "pretrained"], settings("model.width=48"), encoder, None)
+    checkpoint.save_recognizer(
+        Recognizer(checkpoint.new_encoder(high.model, 40), Vocabulary("ab")), high.model, high.data, tmp_path
+    )
+    with pytest.raises(ValueError, match="reads lines 40 px high, these are 32 px: set data.height=40"):
+        sweep.demand_starts(["scratch", "transfer"], settings(), encoder, tmp_path)
+    with pytest.raises(ValueError, match="reads lines 40 px high, these are 32 px: set data.height=40"):
+        stages.get("finetune")(
+            settings('sweep.starts=["transfer"]'),
+            lines=packs[0],
+            selection=packs[1],
+            encoder=encoder,
+            transfer_uri=str(tmp_path),
+            recognizers_out=tmp_path / "out",
+        )
+    sweep.demand_starts(["scratch"], settings("model.width=48"), encoder, None)
 
 
 @pytest.mark.cluster

@@ -188,6 +188,18 @@ def test_a_task_that_is_told_to_end_stops_its_job_and_the_next_attempt_goes_on_f
 
 
 @pytest.mark.cluster
+def test_who_follows_the_job_of_another_pipeline_gets_its_output_where_it_was_asked_for(root, started, tmp_path):
+    owner = started(component(root, tmp_path / "out"), "owner", MASKOCR_RUN="mine")
+    await_checkpoint(tmp_path, owner)
+    other = started(component(root, tmp_path / "elsewhere"), "other", MASKOCR_RUN="another")
+    await_words("following it", tmp_path / "other", other)
+    assert owner.wait(300) == other.wait(300) == 0, (tmp_path / "other").read_text()
+    assert "that job's output went elsewhere, another fetches it" in (tmp_path / "other").read_text()
+    assert "nothing it reads has changed, reused" in (tmp_path / "other").read_text()
+    assert Artifact(tmp_path / "out").version == Artifact(tmp_path / "elsewhere").version
+
+
+@pytest.mark.cluster
 def test_who_follows_the_job_of_another_pipeline_ends_without_it_and_its_owner_takes_it_along(
     root, server, started, tmp_path
 ):

@@ -99,8 +99,12 @@ def test_a_codebook_that_was_kept_is_held_against_the_lines_that_it_was_made_of(
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("codebook.clusters=8", "has 16 clusters of gradients, 8 of gradients are asked"),
-        ("codebook.features=pixels", "has 16 clusters of gradients, 16 of pixels are asked"),
+        (
+            "codebook.clusters=8",
+            r"its codebook is another one \(clusters 16 there, 8 asked\): set codebook.\* to match",
+        ),
+        ("codebook.features=pixels", r"another one \(features gradients there, pixels asked\)"),
+        ("codebook.window=24", r"another one \(window 16 there, 24 asked\)"),
         (
             "data.height=40",
             "the codebook was made of lines 32 px high, these are 40 px: set data.height=32, or run quantize again",

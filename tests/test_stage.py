@@ -126,6 +126,32 @@ def test_a_second_process_waits_for_the_first_instead_of_doing_the_same_work(roa
     assert len(list((tmp_path / "work" / "pretrain").iterdir())) == 1
 
 
+def test_what_a_killed_process_left_half_written_is_no_part_of_an_artifact(tmp_path):
+    versions = []
+    for name in ("undisturbed", "resumed"):
+        artifacts.write_json(tmp_path / name / "sizes/facts.json", {})
+        if name == "resumed":
+            for left in (".weights.safetensors.4711", "sizes/.facts.json.12"):
+                (tmp_path / name / left).write_bytes(b"half")
+        versions.append(artifacts.finish(tmp_path / name, kind="encoder", config={}, metrics={}).version)
+    assert versions[0] == versions[1]
+    assert not [path for path in (tmp_path / "resumed").rglob(".*")]
+
+
+def test_what_cannot_be_written_whole_leaves_nothing_behind(tmp_path, monkeypatch):
+    def fails_midway(path, content):
+        with path.open("wb") as file:
+            file.write(content[:2])
+        raise OSError(28, "No space left on device")
+
+    artifacts.write_bytes(tmp_path / "facts", b"before")
+    monkeypatch.setattr(Path, "write_bytes", fails_midway)
+    with pytest.raises(OSError, match="No space left"):
+        artifacts.write_bytes(tmp_path / "facts", b"after")
+    assert [path.name for path in tmp_path.iterdir()] == ["facts"]
+    assert (tmp_path / "facts").read_bytes() == b"before"
+
+
 def test_publishing_replaces_an_older_folder_whole(tmp_path):
     old, new = tmp_path / "old", tmp_path / "new"
     for folder, name in ((old, "a.json"), (new, "b.json")):

@@ -27,6 +27,7 @@ from maskocr_core.data import admitted, images, lines
 from maskocr_core.data.ahead import ahead
 
 WINDOW_GROUPS = 16
+WINDOW_BATCHES = 8  # at the least, of lines that are known as a whole: a few labels may be scattered over many groups
 PAD_TO = 32  # px: few distinct widths, or the memory of convolutions grows with every new one
 WIDTH_NOISE = 0.98, 1.02  # so that the same lines do not always meet in a batch; more of it is more padding
 CACHE_BYTES = 1 << 30
@@ -93,6 +94,10 @@ class Lines:
     def window(self, groups: list[tuple[str, int]]) -> tuple[Lines, np.ndarray]:
         """Lines that hold those of a window of groups, and (N,) their places in it, in the order of `weights_of`."""
         return self, np.concatenate([self._places_of[group] for group in groups])
+
+    def fill(self, groups: list[tuple[str, int]], count: int) -> bool:
+        """Whether a window of groups has `count` lines: of fewer, many batches would have the same line several times."""
+        return sum(len(self._places_of[group]) for group in groups) >= count
 
     def with_geometry(self, data: Data) -> Lines:
         """The same lines prepared in another height and width."""
@@ -176,6 +181,10 @@ class Stream:
         window = Lines(self.artifact, self._table(groups, self.COLUMNS), self.data, keep=0)
         return window, np.arange(len(window))
 
+    def fill(self, groups: list[tuple[str, int]], count: int) -> bool:
+        """Always true: how many lines are selected of a group is not known before it is read, and memory has a bound."""
+        return True
+
     def _table(self, groups: list[tuple[str, int]], columns: tuple[str, ...]) -> pa.Table:
         return pa.concat_tables(
             [admitted.selected_of(self.artifact, self.selection, shard, columns, [group]) for shard, group in groups]
@@ -237,7 +246,7 @@ def _steps(
     step, epoch, first_window = bookmark.step, bookmark.epoch, bookmark.window
     while True:
         before = step
-        for window, groups in islice(enumerate(_windows(source, seed, epoch)), first_window, None):
+        for window, groups in islice(enumerate(_windows(source, cut.batch, seed, epoch)), first_window, None):
             random = np.random.default_rng([seed, epoch, window])
             if cut.fill == "lines" and step < first_step:
                 # Of a window that a resume may skip, the weights are enough to know its steps.
@@ -269,12 +278,15 @@ def _kept(weights: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return np.flatnonzero(random.random(len(weights)) < weights)
 
 
-def _windows(source: Lines | Stream, seed: int, epoch: int) -> Iterator[list[tuple[str, int]]]:
-    """The row groups in the order of an epoch, a window at a time."""
+def _windows(source: Lines | Stream, batch: int, seed: int, epoch: int) -> list[list[tuple[str, int]]]:
+    """The row groups in the order of an epoch, window by window."""
     groups = source.groups
-    order = np.random.default_rng([seed, epoch]).permutation(len(groups))
-    for begin in range(0, len(groups), WINDOW_GROUPS):
-        yield [groups[number] for number in order[begin : begin + WINDOW_GROUPS]]
+    windows: list[list[tuple[str, int]]] = [[]]
+    for number in np.random.default_rng([seed, epoch]).permutation(len(groups)):
+        if len(windows[-1]) >= WINDOW_GROUPS and source.fill(windows[-1], WINDOW_BATCHES * batch):
+            windows.append([])
+        windows[-1].append(groups[number])
+    return windows
 
 
 @dataclass(frozen=True)

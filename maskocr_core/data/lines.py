@@ -11,7 +11,6 @@ reader here passes over both.
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +23,7 @@ import pyarrow.parquet as pq
 
 from maskocr_core.artifacts import Artifact
 from maskocr_core.data import tombstones
+from maskocr_core.services import disk
 
 ROWS_PER_GROUP = 512
 SPLITS = ("train", "val", "test", "unlabeled", "transfer-train", "transfer-val", "protected-test")
@@ -94,19 +94,17 @@ def in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def write(table: pa.Table, path: Path) -> None:
     """Write a table as Parquet with small row groups and page checksums, under a temporary name first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}")
     # A dictionary of images would be as long as the column.
     repeating = [name for name in table.column_names if name != "image"]
-    pq.write_table(
-        table,
-        aside,
-        row_group_size=ROWS_PER_GROUP,
-        write_page_checksum=True,
-        compression="zstd",
-        use_dictionary=repeating,
-    )
-    aside.rename(path)
+    with disk.written(path) as aside:
+        pq.write_table(
+            table,
+            aside,
+            row_group_size=ROWS_PER_GROUP,
+            write_page_checksum=True,
+            compression="zstd",
+            use_dictionary=repeating,
+        )
 
 
 def open_parquet(artifact: Artifact, name: str) -> pq.ParquetFile:
@@ -253,10 +251,9 @@ def _passed_over(artifact: Artifact, version: str, hidden: tombstones.Tombstones
         return {}
     table = read_table(artifact, "duplicates.parquet")
     table = table.filter(pa.array(~hidden.hides(table))).sort_by([("line_id", "ascending"), ("rank", "ascending")])
-    passed: dict[str, list[int]] = defaultdict(list)
-    before = None
-    for identity, shard, place in zip(*(table[name].to_pylist() for name in ("line_id", "shard", "place"))):
-        if identity == before:
-            passed[shard].append(place)
-        before = identity
-    return {shard: np.sort(np.array(places)) for shard, places in passed.items()}
+    identity = table["line_id"].combine_chunks()
+    again = pc.equal(identity[1:], identity[:-1]).to_numpy(zero_copy_only=False) if len(identity) else np.empty(0, bool)
+    copies = table.slice(1).filter(pa.array(again)).sort_by([("shard", "ascending"), ("place", "ascending")])
+    shards, places = copies["shard"].to_numpy(), copies["place"].to_numpy()
+    names, begins = np.unique(shards.astype(str), return_index=True)
+    return dict(zip(names.tolist(), np.split(places, begins[1:])))

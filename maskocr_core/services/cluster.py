@@ -11,6 +11,7 @@ import shutil
 import socket
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -127,22 +128,35 @@ def each(function: Callable[..., Any], calls: list[tuple[Any, ...]], jobs: int) 
     Where there are GPUs, or will be, each gets a share of one, evenly among `jobs` but no less than `GPU_SHARE`; without it
     Ray would hide them all.
 
-    A task whose worker or node dies is started again, up to `RETRIES` times, and goes on from where its checkpoints are.
+    A task whose worker or node dies is started again, up to `RETRIES` times, and goes on from where its checkpoints are. What
+    a task raises is raised at once, and no other is begun. Raises RuntimeError if one was lost more often.
     """
     with connected(cpus=jobs) as ray:
         # A process of its own for each task: nothing of one run is left when the next begins.
         options = {"num_cpus": 1, "num_gpus": max(GPU_SHARE, 1 / jobs) if has_gpus(ray) else 0}
         remote = ray.remote(**options, max_retries=RETRIES, retry_exceptions=False, max_calls=1)(function)
         started: list[Any] = []
+        running: list[Any] = []
         try:
             for call in calls:
-                running = [task for task in started if not ray.wait([task], timeout=0)[0]]
                 if len(running) >= jobs:  # a given cluster may have more cores than this
-                    ray.wait(running, num_returns=1)
+                    running = _after_one_more(ray, running)
                 started.append(remote.remote(*call))
+                running.append(started[-1])
+            while running:
+                running = _after_one_more(ray, running)
             return ray.get(started)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
         except ray.exceptions.RayError as error:
             raise RuntimeError(f"a run failed: {last_line(error)}") from error
+
+
+def _after_one_more(ray: Any, running: list[Any]) -> list[Any]:
+    """The tasks that still run once another is done; raises what that one raised, without waiting for the others."""
+    (done,), running = ray.wait(running, num_returns=1)
+    ray.get(done)
+    return running
 
 
 def tasks(
@@ -160,7 +174,7 @@ def tasks(
         # Nodes are used evenly, so that the death of one costs no more than its share.
         options = {"num_cpus": 1, "max_retries": retries, "retry_exceptions": False, "scheduling_strategy": "SPREAD"}
         remote = ray.remote(**options)(function)
-        waiting, running = dict(calls), {}
+        waiting, running = _with_shared_sent_once(ray, calls), {}
         try:
             while waiting or running:
                 # Of a given cluster twice the cores that it has by now: they never wait, and an autoscaler sees the need.
@@ -174,6 +188,14 @@ def tasks(
             raise error.cause from None
         except ray.exceptions.RayError as error:
             raise RuntimeError(f"a worker died {retries + 1} times: {last_line(error)}") from error
+
+
+def _with_shared_sent_once(ray: Any, calls: dict[str, tuple[Any, ...]]) -> dict[str, list[Any]]:
+    """The calls with what several of them are given, an encoder that describes steps above all, put where nodes fetch it once."""
+    arguments = [argument for call in calls.values() for argument in call]
+    times = Counter(map(id, arguments))
+    sent = {key: ray.put(argument) for key, argument in zip(map(id, arguments), arguments) if times.pop(key, 0) > 1}
+    return {name: [sent.get(id(argument), argument) for argument in call] for name, call in calls.items()}
 
 
 def last_line(error: BaseException) -> str:

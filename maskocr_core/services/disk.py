@@ -4,12 +4,33 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from maskocr_core.services.stored import File
+
+LEFTOVER = re.compile(r"\..+\.\d+")  # what `written` names a file that is not whole yet
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write to: renamed once the block is through, gone if it fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield aside
+        aside.rename(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left half-written below a folder that nobody else writes to now."""
+    for path in [path for path in folder.rglob(".*") if LEFTOVER.fullmatch(path.name) and path.is_file()]:
+        path.unlink(missing_ok=True)
 
 
 def files(uri: str) -> Iterator[File]:
@@ -47,17 +68,10 @@ def content(uri: str) -> bytes:
 
 def put(uri: str, content: bytes) -> None:
     """Written under a temporary name, synced and renamed."""
-    path = Path(uri)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # what was said to be written survives a power cut
-        aside.rename(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with written(Path(uri)) as aside, aside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())  # what was said to be written survives a power cut
 
 
 @contextmanager

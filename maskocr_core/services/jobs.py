@@ -77,8 +77,10 @@ def differences(config: Config) -> list[str]:
     ]
 
 
-def run(stage: str, key: str, entrypoint: str) -> None:
+def run(stage: str, key: str, entrypoint: str) -> bool:
     """Return once the job of this key has succeeded; one that is at it is followed, one that has ended is made again.
+
+    Whether it was followed: then it wrote where the one who submitted it asked for.
 
     Raises ValueError if the job was refused as a user's mistake, RuntimeError if it failed or was stopped, each with
     what it said last, and SystemExit after a SIGTERM: the job is stopped by then, unless another pipeline submitted it.
@@ -90,13 +92,13 @@ def run(stage: str, key: str, entrypoint: str) -> None:
     name = f"maskocr-{stage}-{key[:24]}"
     before = signal.getsignal(signal.SIGTERM)
     try:
-        said = asyncio.run(_seen_through(client, stage, name, entrypoint))
+        followed, said = asyncio.run(_seen_through(client, stage, name, entrypoint))
     finally:
         if _hears_signals():
             signal.signal(signal.SIGTERM, before)  # asyncio leaves the system's own behind
     info = client.get_job_info(name)
     if info.status == "SUCCEEDED":
-        return
+        return followed
     last = next((line for line in reversed(said) if line.startswith("maskocr: ")), f"maskocr: {info.message}")
     message = f"{last.removeprefix('maskocr: ')} (job {name} {info.status}, its log: ray job logs {name})"
     raise ValueError(message) if info.driver_exit_code == REFUSED else RuntimeError(message)
@@ -106,8 +108,11 @@ def _hears_signals() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-async def _seen_through(client: Any, stage: str, name: str, entrypoint: str) -> list[str]:
-    """Find or submit the job, follow it to its end; the lines of its log. SIGTERM ends the job, then this process."""
+async def _seen_through(client: Any, stage: str, name: str, entrypoint: str) -> tuple[bool, list[str]]:
+    """Find or submit the job, follow it to its end; whether it was found, and the lines of its log.
+
+    SIGTERM ends the job, then this process.
+    """
     task, told_to_end = asyncio.current_task(), asyncio.Event()
 
     def end() -> None:
@@ -125,7 +130,7 @@ async def _seen_through(client: Any, stage: str, name: str, entrypoint: str) -> 
         else:
             await _submit(client, name, entrypoint)
             print(f"{stage}: submitted as job {name}", file=sys.stderr)
-        return await _followed(client, name)
+        return found is not None, await _followed(client, name)
     except asyncio.CancelledError:
         if not told_to_end.is_set():
             raise

@@ -82,7 +82,7 @@ def _jobs(calls: int) -> int:
 
 def _inline(work: Work, todo: dict, folder: Path, jobs: int) -> Iterator[tuple[str, dict]]:
     for name, call in todo.items():
-        yield name, _carry_out(work, name, call, folder)
+        yield name, _carry_out(work, name, folder, *call)
 
 
 def _in_processes(work: Work, todo: dict, folder: Path, jobs: int) -> Iterator[tuple[str, dict]]:
@@ -94,7 +94,7 @@ def _in_processes(work: Work, todo: dict, folder: Path, jobs: int) -> Iterator[t
             while waiting and len(running) < jobs:
                 name = next(iter(waiting))
                 worker = idle.pop() if idle else _worker()
-                running[worker.submit(_carry_out, work, name, waiting.pop(name), folder)] = name, worker
+                running[worker.submit(_carry_out, work, name, folder, *waiting.pop(name))] = name, worker
             for done in wait(running, return_when=FIRST_COMPLETED).done:
                 name, worker = running.pop(done)
                 try:
@@ -122,7 +122,7 @@ def _on_ray(work: Work, todo: dict, folder: Path, jobs: int) -> Iterator[tuple[s
             f"MASKOCR_TOMBSTONES={tombstones} is a file here, which nodes that share nothing but MASKOCR_STORE do not "
             "see, so that they would read what is forgotten: put it into that store, or unset it"
         )
-    calls = {name: (work, name, call, folder if shared else None) for name, call in todo.items()}
+    calls = {name: (work, name, folder if shared else None, *call) for name, call in todo.items()}
     for name, came in cluster.tasks(_carry_out, calls, jobs, retries=MAX_LOST):
         if shared and not _appears(folder, name):
             raise ValueError(
@@ -135,7 +135,7 @@ def _on_ray(work: Work, todo: dict, folder: Path, jobs: int) -> Iterator[tuple[s
 _WAYS = {"inline": _inline, "processes": _in_processes, "ray": _on_ray}
 
 
-def _carry_out(work: Work, name: str, call: tuple[Any, ...], folder: Path | None) -> dict[str, Any]:
+def _carry_out(work: Work, name: str, folder: Path | None, *call: Any) -> dict[str, Any]:
     """Make one part; its result, or its small files by name where the worker shares no folder with the caller."""
     if folder and _is_there(folder, name):  # by a worker that died, or its node, before it could say so
         return _result(folder, name)

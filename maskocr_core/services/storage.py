@@ -181,7 +181,14 @@ def erase(uri: str) -> None:
 
 
 def erase_below(uri: str, but: frozenset[str] = frozenset()) -> None:
-    """Remove every file below a folder or prefix whose name there is not in `but`, for good. Nothing there is fine."""
+    """Remove every file below a folder or prefix whose name there is not in `but`, for good, and what was left half-written.
+
+    Nothing there is fine.
+    """
+    if _keeper(uri) is disk:
+        if not Path(uri).is_dir():
+            return
+        disk.sweep(Path(uri))
     for file in _keeper(uri).files(uri.rstrip("/") + "/"):
         if file.name not in but:
             erase(file.uri)

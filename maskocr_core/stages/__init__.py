@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import functools
+import hashlib
 import importlib
 import inspect
 import os
@@ -102,12 +103,19 @@ def _as_a_job(
     name: str, key: str, config: Config, arguments: dict[str, Path | str], outputs: dict[str, Path]
 ) -> dict[str, float]:
     """Have a job do it, which publishes where we see it; what it records in MLflow it records itself."""
-    jobs.run(name, key, jobs.command(name, config, arguments))
-    for path in outputs.values():
-        if not (path / artifacts.MANIFEST).is_file():
-            raise ValueError(
-                f"the job is done, but {path} is not seen here: give a folder that this machine and the cluster share"
-            )
+
+    def missing() -> list[Path]:
+        return [path for path in outputs.values() if not (path / artifacts.MANIFEST).is_file()]
+
+    command = jobs.command(name, config, arguments)
+    if jobs.run(name, key, command) and missing():
+        print(f"{name}: that job's output went elsewhere, another fetches it for here", file=sys.stderr)
+        # By a name of its own: who submitted the first may not have asked yet how it ended.
+        jobs.run(name, hashlib.sha256(command.encode()).hexdigest(), command)
+    for path in missing():
+        raise ValueError(
+            f"the job is done, but {path} is not seen here: give a folder that this machine and the cluster share"
+        )
     return artifacts.Artifact(next(iter(outputs.values()))).metrics
 
 

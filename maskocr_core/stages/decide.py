@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maskocr_core.config import Config, Retrain
+from maskocr_core.config import Codebook, Config, Retrain
 from maskocr_core.stages import kept, model_facts, nothing_to_do, scratch, stage
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def decide(
     _hold_or_return(Artifact(claim), go, reason)
     if not go:
         nothing_to_do(config)
-    start, begins = beginning(config.codebook.features, champion, encoder_uri, scratch(decision_out))
+    start, begins = beginning(config.codebook, champion, encoder_uri, scratch(decision_out))
     if go:
         print(f"decide: {begins}", flush=True)
     numbers = {"accepted": accepted, "drift": drift, "champion": version, "champion_age_days": age}
@@ -128,26 +128,26 @@ def _hold_or_return(claim: Artifact, go: bool, reason: str) -> None:
         claims.end(facts["claims_uri"], held, "returned", reason)
 
 
-def beginning(features: str, champion: str, encoder_uri: str, folder: Path) -> tuple[dict[str, str], str]:
+def beginning(asked: Codebook, champion: str, encoder_uri: str, folder: Path) -> tuple[dict[str, str], str]:
     """What training starts from, by the parameter that names it, and that as a sentence. folder: for what is fetched.
 
     Where an encoder is to describe steps and none is given, the champion does: it knows of all labels so far, and whose
     labels pre-training predicts decides what it is worth (docs/method.md). Its own codebook is then of no use.
     """
     from maskocr_core.artifacts import Artifact
+    from maskocr_core.training import checkpoint
 
     start = {"start_uri": champion, "codebook_uri": "", "encoder_uri": encoder_uri}
     if not champion:
         return start, "there is no champion: codebook and encoder are made anew"
-    if features == "encoder" and not encoder_uri:
+    if asked.features == "encoder" and not encoder_uri:
         start["encoder_uri"] = champion
         return start, f"{champion} labels the steps of a new codebook; its encoder is trained on"
     codebook = kept(champion, "codebook", folder)
     if not codebook:
         return start, f"{champion} came with no codebook: a new one is made; its encoder is trained on"
-    kind = Artifact(codebook).read_json("codebook.json")["features"]["kind"]
-    if kind != features:
-        other = f"the codebook of {champion} is one of {kind}, not of {features}"
+    if differing := checkpoint.codebook_differences(Artifact(codebook), asked):
+        other = f"the codebook of {champion} is another one ({differing})"
         return start, f"{other}: a new one is made; its encoder is trained on"
     start["codebook_uri"] = champion
     return start, f"codebook and encoder of {champion} are gone on with"

@@ -51,6 +51,7 @@ def finetune(
     recognizers = {(run.name.removesuffix(" base"), run.size): place(run) / "all" for run in bases}
     if given and "transfer" in starts:
         recognizers["transfer", ""] = checkpoint.folder_at(transfer_uri)
+    sweep.demand_starts(starts, config, encoder, recognizers.get(("transfer", "")) if given else None)
     # Before training: what is forgotten while it runs was learnt from all the same.
     seen = {"target": saw.of_lines(Artifact(lines), Artifact(selection), sweep.TARGET), "encoder": saw.read(encoder)}
     seen["transfer"] = (

@@ -116,16 +116,15 @@ def _given(uri: str, config: Config, folder: Path) -> _Given:
         raise ValueError(f"the run of {uri} kept no codebook: leave codebook_uri out, or give a codebook's folder")
     artifact = Artifact(home)
     book = checkpoint.load_codebook(artifact, config.data)
-    kind = artifact.read_json("codebook.json")["features"]["kind"]
-    asked = config.codebook
-    if (len(book.centroids), kind) != (asked.clusters, asked.features):
+    if differing := checkpoint.codebook_differences(artifact, config.codebook):
         raise ValueError(
-            f"{uri}: its codebook has {len(book.centroids):,} clusters of {kind}, {asked.clusters:,} of "
-            f"{asked.features} are asked: set codebook.clusters and codebook.features to match, or leave codebook_uri out"
+            f"{uri}: its codebook is another one ({differing}): set codebook.* to match, or leave codebook_uri out"
         )
     # One that was kept before is still held against the lines that it was made of, or it might be kept for ever.
     own = artifact.metrics.get("own_perplexity", artifact.metrics["perplexity"])
-    return _Given(book, own, origin.of(artifact), saw.read(home) if kind == "encoder" else saw.Saw())
+    return _Given(
+        book, own, origin.of(artifact), saw.read(home) if config.codebook.features == "encoder" else saw.Saw()
+    )
 
 
 def _suits(perplexity: float, own: float, least: float) -> bool:

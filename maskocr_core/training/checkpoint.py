@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
-from maskocr_core import artifacts
+from maskocr_core import artifacts, config
 from maskocr_core.config import Data, Model
 from maskocr_core.model import step_features
 from maskocr_core.model.codebook import Codebook
 from maskocr_core.model.encoder import Encoder
 from maskocr_core.model.recognizer import Recognizer
 from maskocr_core.model.vocabulary import Vocabulary
+from maskocr_core.services import disk
 
 FORMAT_VERSION = 1
 CODEBOOK_FORMAT = 2
@@ -32,18 +32,14 @@ _KINDS = {
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> str:
     """Write safetensors under a temporary name, rename, and return the sha256."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file({name: tensor.detach().contiguous().cpu().clone() for name, tensor in tensors.items()}, aside)
-    except Exception as error:  # safetensors says so in a class of its own
-        aside.unlink(missing_ok=True)
-        if "No space left" in str(error):
-            raise OSError(errno.ENOSPC, "No space left on device", str(path)) from None
-        raise
-    digest = artifacts.sha256(aside)
-    aside.rename(path)
-    return digest
+    with disk.written(path) as aside:
+        try:
+            save_file({name: tensor.detach().contiguous().cpu().clone() for name, tensor in tensors.items()}, aside)
+        except Exception as error:  # safetensors says so in a class of its own
+            if "No space left" in str(error):
+                raise OSError(errno.ENOSPC, "No space left on device", str(path)) from None
+            raise
+        return artifacts.sha256(aside)
 
 
 def load_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
@@ -85,6 +81,17 @@ def save_encoder(encoder: Encoder, model: Model, data: Data, folder: Path) -> No
 def load_encoder(artifact: artifacts.Artifact, model: Model, data: Data) -> Encoder:
     """The encoder of an artifact: the one of the size of `model` where it holds several.
 
+    Raises ValueError as `demand_encoder` does.
+    """
+    place = demand_encoder(artifact, model, data)
+    encoder = new_encoder(model, data.height)
+    transplant(encoder, load(artifact.read_bytes(f"{place}encoder.safetensors")), str(artifact.folder))
+    return encoder
+
+
+def demand_encoder(artifact: artifacts.Artifact, model: Model, data: Data) -> str:
+    """Where in an artifact its encoder of the size of `model` lies, told without its weights.
+
     Raises ValueError if it is of another shape than `model` and `data` ask for, or saw lines prepared otherwise.
     """
     place = f"{SIZES}/{model.size}/" if model.size in sizes_in(artifact) else ""
@@ -94,9 +101,7 @@ def load_encoder(artifact: artifacts.Artifact, model: Model, data: Data) -> Enco
         raise ValueError(
             f"{artifact.folder}: the encoder has another shape ({differing}): run pretrain again, or set model.* and data.height to match"
         )
-    encoder = new_encoder(model, data.height)
-    transplant(encoder, load(artifact.read_bytes(f"{place}encoder.safetensors")), str(artifact.folder))
-    return encoder
+    return place
 
 
 def differences(found: dict[str, Any], model: Model, data: Data, where: str) -> str:
@@ -169,6 +174,15 @@ def load_recognizer(folder: Path) -> tuple[Recognizer, dict[str, Any]]:
 
     Raises ValueError if the folder holds none, or a changed one.
     """
+    facts = facts_of_recognizer(folder)
+    encoder = new_encoder(Model(**facts["model"]), facts["height"])
+    recognizer = Recognizer(encoder, Vocabulary(facts["characters"]), facts["direction"], facts["decoder"])
+    recognizer.load_state_dict(load_tensors(folder / "recognizer.safetensors", facts["sha256"]))
+    return recognizer.eval(), facts
+
+
+def facts_of_recognizer(folder: Path) -> dict[str, Any]:
+    """What `load_recognizer` says of a recogniser, without its weights. Raises ValueError if the folder holds none."""
     if not (folder / "recognizer.json").is_file():
         raise ValueError(
             f"{folder} holds no recognizer.json and recognizer.safetensors: give the folder of a trained recognizer"
@@ -176,11 +190,7 @@ def load_recognizer(folder: Path) -> tuple[Recognizer, dict[str, Any]]:
     facts = json.loads((folder / "recognizer.json").read_text())
     if facts.get("format_version") == 1:  # there was one decoder then
         facts |= {"format_version": RECOGNIZER_FORMAT, "decoder": "ctc"}
-    facts = _known(facts, folder / "recognizer.json", RECOGNIZER_FORMAT)
-    encoder = new_encoder(Model(**facts["model"]), facts["height"])
-    recognizer = Recognizer(encoder, Vocabulary(facts["characters"]), facts["direction"], facts["decoder"])
-    recognizer.load_state_dict(load_tensors(folder / "recognizer.safetensors", facts["sha256"]))
-    return recognizer.eval(), facts
+    return _known(facts, folder / "recognizer.json", RECOGNIZER_FORMAT)
 
 
 def copy_recognizer(source: Path, destination: Path) -> None:
@@ -232,6 +242,23 @@ def load_codebook(artifact: artifacts.Artifact, data: Data) -> Codebook:
         encoder = None
     return Codebook(
         facts["height"], step_features_of(made["kind"], facts["height"], made.get("window", 0), encoder), **tensors
+    )
+
+
+def codebook_differences(artifact: artifacts.Artifact, asked: config.Codebook) -> str:
+    """What of a codebook is another than asked for; empty if nothing is. A network's features have no window."""
+    made = artifact.read_json("codebook.json").get("features", {"kind": "pixels"})  # the only kind there was at first
+    tensors = load(artifact.read_bytes("codebook.safetensors"))
+    found = {
+        "features": made["kind"],
+        "window": made.get("window", asked.window),
+        "components": len(tensors["components"]),
+        "clusters": len(tensors["centroids"]),
+    }
+    return "; ".join(
+        f"{name} {value} there, {getattr(asked, name)} asked"
+        for name, value in found.items()
+        if value != getattr(asked, name)
     )
 
 

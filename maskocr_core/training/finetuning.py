@@ -8,6 +8,7 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -95,6 +96,7 @@ def train(run: Run, config: Config, data: Path, selection: Path, folder: Path) -
         finished = folder / RESULT
         if not finished.is_file():
             artifacts.write_json(finished, _train(run, config, data, selection, kept))
+        if not kept.is_kept():  # nor was it if the process was killed here before
             # All of it once more: an attempt that did not know of this one may have put something of its own there.
             kept.keep(*MARKS, CURVE, "log.jsonl", RESULT)
         return json.loads(finished.read_text())
@@ -255,6 +257,11 @@ def read(recognizer: Recognizer, source: batches.Lines, say=lambda done: None) -
     return texts, confidences
 
 
+def demand_recognizer(facts: dict[str, Any], folder: Path | str, config: Config) -> None:
+    """Raises ValueError unless the recogniser in a folder read lines prepared as these are."""
+    checkpoint.demand_such_lines(facts, config.data, f"{folder} reads", "give another recognizer")
+
+
 def _start(run: Run, config: Config, vocabulary: Vocabulary) -> tuple[Recognizer, Model, int]:
     """The recogniser that a run starts from, its sizes (a given one keeps its own), and how many characters are new to it.
 
@@ -269,7 +276,7 @@ def _start(run: Run, config: Config, vocabulary: Vocabulary) -> tuple[Recognizer
             encoder = checkpoint.new_encoder(model, data.height)
         return Recognizer(encoder, vocabulary, data.direction, decoder), model, len(vocabulary.characters)
     given, facts = checkpoint.load_recognizer(Path(run.recognizer))
-    checkpoint.demand_such_lines(facts, data, f"{run.recognizer} reads", "give another recognizer")
+    demand_recognizer(facts, run.recognizer, config)
     model = Model(**facts["model"])
     if given.decoder != decoder:
         print(f"{run.recognizer} has the decoder {given.decoder!r}: its encoder is taken, the head is new", flush=True)

@@ -46,6 +46,10 @@ class KeptRun:
                 if not name.startswith(f"{CHECKPOINTS}/"):
                     artifacts.write_bytes(self.folder / name, storage.content(files[name]))
 
+    def is_kept(self) -> bool:
+        """Whether the store has its result, so that no other machine makes it again; true without a store."""
+        return not self.uri or storage.exists(f"{self.uri}/{RESULT}")
+
     def keep(self, *names: str) -> None:
         """Copy files of the run, or all files of a folder of it, to the store."""
         for path in (self.folder / name for name in names if self.uri):

@@ -139,7 +139,8 @@ class Watch:
 
     def _shown(self, data: Artifact, selection: Artifact, config: Config) -> batches.Batch:
         """The lines of the picture: the first in the order of the lot, of about the same width, the same at every look."""
-        shard = admitted.accepted_shards(data, selection)[0]
-        source = batches.Lines(data, admitted.selected_of(data, selection, shard), config.data, keep=0)
+        # All lines of a shard may have been forgotten since it was accepted.
+        tables = (admitted.selected_of(data, selection, shard) for shard in admitted.accepted_shards(data, selection))
+        source = batches.Lines(data, next(table for table in tables if table.num_rows), config.data, keep=0)
         order = np.argsort(np.abs(source.widths - np.median(source.widths)), kind="stable")
         return source.collate(order[: self.LINES])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -25,27 +27,26 @@ def validation_cer(encoder: Encoder, labelled: Lines, validation: Lines) -> floa
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         head = nn.Linear(encoder.width, len(vocabulary))
-        _train(head, _described(encoder, labelled), targets)
-    read = [
-        order.logical_order(vocabulary.decode(best_path(head(said_LD).argmax(-1).tolist())), direction)
-        for said_LD in _described(encoder, validation)
-    ]
+        said = dict(_described(encoder, labelled))
+        _train(head, [said[place] for place in range(len(labelled))], targets)
+    read = [""] * len(validation)
+    for place, said_LD in _described(
+        encoder, validation
+    ):  # of which there may be many more than are in memory at a time
+        labels = best_path(head(said_LD).argmax(-1).tolist())
+        read[place] = order.logical_order(vocabulary.decode(labels), direction)
     encoder.train(was_training)
     errors = metrics.line_errors(validation.texts, read)
     return metrics.cer(errors.edits, errors.characters)
 
 
 @torch.no_grad()
-def _described(encoder: Encoder, source: Lines) -> list[Tensor]:
-    """What the encoder says of each line, (L, D) float32."""
+def _described(encoder: Encoder, source: Lines) -> Iterator[tuple[int, Tensor]]:
+    """Each line's place, and what the encoder says of it, (L, D) float32."""
     device = next(encoder.parameters()).device
-    said: list[Tensor] = [torch.empty(0)] * len(source)
     for places, batch in source.in_order(32):
-        for place, line_LD, valid in zip(
-            places, encoder(batch.ink.to(device), batch.valid.to(device)).cpu(), batch.valid
-        ):
-            said[place] = line_LD[valid]
-    return said
+        said_BLD = encoder(batch.ink.to(device), batch.valid.to(device)).cpu()
+        yield from ((place, line_LD[valid]) for place, line_LD, valid in zip(places, said_BLD, batch.valid))
 
 
 def _train(head: nn.Linear, said: list[Tensor], targets: list[list[int]]) -> None:

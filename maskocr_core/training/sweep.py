@@ -107,6 +107,15 @@ def runs(starts: list[str], config: Config, encoder: Path, recognizers: dict[tup
     ]
 
 
+def demand_starts(starts: list[str], config: Config, encoder: Path, recognizer: Path | None) -> None:
+    """Raises ValueError for an encoder, or a given recogniser, that a run could not start from: here, not hours into a sweep."""
+    if {"pretrained", "both"} & set(starts):
+        for size in sizes(encoder):
+            checkpoint.demand_encoder(Artifact(encoder), config.model.sized(size), config.data)
+    if recognizer:
+        finetuning.demand_recognizer(checkpoint.facts_of_recognizer(recognizer), recognizer, config)
+
+
 def carry_out(grid: list[Run], config: Config, lines: Path, selection: Path, folders: list[Path]) -> list[dict]:
     """Results of all runs, each in its folder: those made before are taken from there, killed ones go on.
 

@@ -191,7 +191,7 @@ def _draw_forest(axes: Axes, starts: list[dict[str, Any]]) -> None:
             if _known(rate["value"]):
                 axes.plot(100 * rate["value"], y, "o", markersize=5, **look)
     axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
-    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_ylim(max(1, len(rows)) - 0.5, -0.5)
     axes.set_xlim(left=0)
     axes.grid(axis="x", color="#e5e7eb", linewidth=0.8)
     axes.set_title("Test CER, % with interval, after a quarter, half and all steps", loc="left", fontsize=10)

@@ -320,6 +320,23 @@ def test_scripts_that_mix_and_characters_never_trained_on_are_stated(tmp_path):
     assert "‘Ω’ U+03A9 in 1 lines" in notes and "‘◌\u0304’ U+0304" in notes
 
 
+def test_labelled_lines_of_which_the_end_is_not_read_are_stated(tmp_path):
+    def widest(name, *overrides):
+        validation = run(tmp_path / name, *overrides)
+        shards = validation.names(prefix="measurements/", suffix=".parquet")
+        rows = [row for shard in shards for row in schema.read_table(validation, shard).to_pylist()]
+        widths = [row["width"] * 32 / row["height"] for row in rows if row["split"] != "unlabeled"]
+        return " ".join(validation.read_json("verdict.json")["notes"]), widths
+
+    notes, widths = widest("whole")
+    assert "cut lines" not in notes
+    limit = int(sorted(widths)[-4]) - 8
+    notes, _ = widest("cut", f"data.max_width={limit}")
+    count = sum(width > limit + 8 for width in widths)
+    assert count and f"cut lines: {count} labelled lines" in notes
+    assert f"wider than data.max_width={limit} at a height of 32 px" in notes
+
+
 def test_a_source_whose_lines_were_turned_is_stated(tmp_path):
     """Short lines turned by 90° and set side by side: as wide as a line, and of no upright text."""
 

@@ -35,7 +35,7 @@ def validate(config: Config, *, lines: Path, validation_out: Path) -> dict[str, 
     if findings.lines > findings.refused:
         sound = leaks.beside(findings, found, scratch(validation_out))
         report = expectations.check(sound, validation_out / "data_docs")
-    notes = leaks.notes(found) + audit.notes(findings)
+    notes = leaks.notes(found) + audit.notes(findings) + audit.cut(findings, config.data)
     verdict = report | {"notes": notes, "quarantined": findings.refused, "kinds": findings.kinds}
     artifacts.write_json(validation_out / "verdict.json", verdict)
     failed = [row for row in report["expectations"] if not row["success"]]

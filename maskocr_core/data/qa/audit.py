@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from maskocr_core.artifacts import Artifact
-from maskocr_core.config import Quality
+from maskocr_core.config import STEP, Data, Quality
 from maskocr_core.data import images, lines, scripts, side_tables
 from maskocr_core.data.qa import near_duplicates, quality
 
@@ -177,6 +177,24 @@ def notes(findings: Findings) -> list[str]:
                 f"turned lines: in {counts['across']:,} of {good:,} lines of source {source} the text seems to run along the height: were they turned by 90°?"
             )
     return found
+
+
+def cut(findings: Findings, data: Data) -> list[str]:
+    """A sentence on the labelled lines whose image training cuts at `data.max_width`, and whose text it does not."""
+    count, first = 0, ""
+    for _, table in findings.compared():
+        # In px of the line as it is read; it may lose a step of margin.
+        wide = table.filter(
+            pc.greater(pc.multiply(table["width"], data.height), pc.multiply(table["height"], data.max_width + STEP))
+        )
+        count += wide.num_rows
+        first = first or (wide["line_id"][0].as_py() if wide.num_rows else "")
+    if not count:
+        return []
+    return [
+        f"cut lines: {count:,} labelled lines, {first} the first, are wider than data.max_width={data.max_width} at a height of "
+        f"{data.height} px: what is beyond is not read, and their texts have it. Cut them in two, or raise data.max_width."
+    ]
 
 
 def _measured(row: dict[str, Any], split: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks import data_corpus
 from benchmarks.data_contenders import select_all
-from maskocr_core import config, stages
+from maskocr_core import artifacts, config, stages
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import STEP, Config
 from maskocr_core.data import admitted, batches
@@ -62,3 +62,9 @@ def codebook(settings: Config) -> Codebook:
     components, clusters = settings.codebook.components, settings.codebook.clusters
     drawn = (torch.randn(shape, generator=generator) for shape in ((size,), (components, size), (clusters, components)))
     return Codebook(settings.data.height, features, *drawn)
+
+
+def codebook_in(folder: Path, settings: Config) -> Path:
+    """The same as an artifact, for what reads its codebook from disk."""
+    checkpoint.save_codebook(codebook(settings), settings.data, folder)
+    return artifacts.finish(folder, kind="codebook", config={}, metrics={}).folder

@@ -7,8 +7,7 @@ from typing import Any
 
 from benchmarks.data import race
 from benchmarks.train_contenders import timed
-from benchmarks.train_corpus import Corpus, codebook
-from maskocr_core import artifacts
+from benchmarks.train_corpus import Corpus, codebook_in
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Config
 from maskocr_core.training import checkpoint, pretraining, stored_labels
@@ -50,9 +49,7 @@ def labels_race(settings: Config, corpus: Corpus, lines: int, rounds: int, home:
     for features in FEATURES:
         described = settings.codebook.model_copy(update={"features": features})
         own = settings.model_copy(update={"pretrain": training, "codebook": described})
-        book = home / f"codebook-{features}"
-        checkpoint.save_codebook(codebook(own), own.data, book)
-        artifacts.finish(book, kind="codebook", config={}, metrics={})
+        book = codebook_in(home / f"codebook-{features}", own)
         for how in ("met", "stored"):
             name = f"{features}_{how}"
             racers[name] = Labelled(own, corpus, book, home / "labelled" / name, how == "stored"), {}

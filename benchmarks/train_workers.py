@@ -11,10 +11,9 @@ import torch
 
 from benchmarks.data import race
 from benchmarks.train_contenders import Ours
-from benchmarks.train_corpus import Corpus, codebook
-from maskocr_core import artifacts
+from benchmarks.train_corpus import Corpus, codebook, codebook_in
 from maskocr_core.config import Config
-from maskocr_core.training import checkpoint, pretraining
+from maskocr_core.training import pretraining
 from maskocr_core.training.distributed import data_parallel
 from maskocr_core.training.log import TrainingLog
 
@@ -92,10 +91,8 @@ def workers_race(settings: Config, corpus: Corpus, steps: int, rounds: int, home
     """Rounds of one worker and of two, over the same steps, and of one and of two trainings that are none of each other's."""
     training = settings.pretrain.model_copy(update={"steps": steps, "checkpoint_every": steps})
     settings = settings.model_copy(update={"pretrain": training})
-    checkpoint.save_codebook(codebook(settings), settings.data, home / "codebook")
-    artifacts.finish(home / "codebook", kind="codebook", config={}, metrics={})
+    book = codebook_in(home / "codebook", settings)
     racers = {
-        f"workers_{count}": (Workers(count, settings, corpus, home / "codebook", home / "trained"), {})
-        for count in (1, 2)
+        f"workers_{count}": (Workers(count, settings, corpus, book, home / "trained"), {}) for count in (1, 2)
     } | {f"apart_{count}": (Apart(count, settings, corpus), {}) for count in (1, 2)}
     return race(racers, rounds)

@@ -190,7 +190,8 @@ def book_of(kind: str, folder) -> None:
     tensors = {"components": torch.zeros(BOOK.components, 8), "centroids": torch.zeros(BOOK.clusters, BOOK.components)}
     checkpoint.save_tensors(tensors, folder / "codebook.safetensors")
     facts = {"kind": kind} if kind == "encoder" else {"kind": kind, "window": BOOK.window}
-    artifacts.write_json(folder / "codebook.json", {"features": facts})
+    made = {"format_version": checkpoint.CODEBOOK_FORMAT, "features": facts}
+    artifacts.write_json(folder / "codebook.json", made)
     artifacts.finish(folder, kind="codebook", config={}, metrics={})
 
 

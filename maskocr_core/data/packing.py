@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from maskocr_core.config import Data
 from maskocr_core.data import lines, readers, side_tables, tombstones
+from maskocr_core.services import disk
 
 REFUSED = pa.schema([("item", pa.string()), ("reason", pa.string())])
 COPIES = pa.schema([field for field in lines.DUPLICATES if field.name != "rank"])  # one row a line, sorted by line id
@@ -219,10 +220,11 @@ def _splits(shards: pa.ChunkedArray) -> list[str]:
 
 def _write(tables: Iterable[pa.Table], schema: pa.Schema, path: Path) -> None:
     """`lines.write` for what comes table by table: the same row groups, however the rows come."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}")
     left = schema.empty_table()
-    with pq.ParquetWriter(aside, schema, compression="zstd", write_page_checksum=True) as writer:
+    with (
+        disk.written(path) as aside,
+        pq.ParquetWriter(aside, schema, compression="zstd", write_page_checksum=True) as writer,
+    ):
         for table in tables:
             left = pa.concat_tables([left, table])
             if left.num_rows >= 64 * lines.ROWS_PER_GROUP:
@@ -230,4 +232,3 @@ def _write(tables: Iterable[pa.Table], schema: pa.Schema, path: Path) -> None:
                 writer.write_table(left.slice(0, full).combine_chunks(), lines.ROWS_PER_GROUP)
                 left = left.slice(full).combine_chunks()
         writer.write_table(left.combine_chunks(), lines.ROWS_PER_GROUP)
-    aside.rename(path)

@@ -49,15 +49,14 @@ def finetune(
     starts = sweep.possible_starts(config.sweep.starts, has_transfer_lines, given)
     bases = sweep.transfer_runs(starts, config, encoder) if has_transfer_lines else []
     recognizers = {(run.name.removesuffix(" base"), run.size): place(run) / "all" for run in bases}
-    if given and "transfer" in starts:
-        recognizers["transfer", ""] = checkpoint.folder_at(transfer_uri)
-    sweep.demand_starts(starts, config, encoder, recognizers.get(("transfer", "")) if given else None)
+    old = checkpoint.folder_at(transfer_uri) if given and "transfer" in starts else None
+    if old:
+        recognizers["transfer", ""] = old
+    sweep.demand_starts(starts, config, encoder, old)
     # Before training: what is forgotten while it runs was learnt from all the same.
     seen = {"target": saw.of_lines(Artifact(lines), Artifact(selection), sweep.TARGET), "encoder": saw.read(encoder)}
     seen["transfer"] = (
-        saw.read(recognizers["transfer", ""].parent)
-        if given and "transfer" in starts
-        else saw.of_lines(Artifact(lines), Artifact(selection), sweep.TRANSFER)
+        saw.read(old.parent) if old else saw.of_lines(Artifact(lines), Artifact(selection), sweep.TRANSFER)
     )
     based = carry_out(bases)
     runs = sweep.runs(starts, config, encoder, recognizers)
@@ -67,9 +66,9 @@ def finetune(
         kept = recognizers_out / sweep.folder_of(run, runs)
         sweep.collect(place(run), kept)
         sweep.seen(run.name, seen).write(kept)
-    if given and "transfer" in starts:
+    if old:
         kept = recognizers_out / "transfer-base"
-        checkpoint.copy_recognizer(recognizers["transfer", ""], kept / "all")
+        checkpoint.copy_recognizer(old, kept / "all")
         sweep.seen_before("transfer", seen).write(kept)
     for run in sweep.of_chosen(bases, best, runs):
         kept = recognizers_out / run.name.replace(" ", "-")

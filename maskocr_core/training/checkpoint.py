@@ -106,11 +106,13 @@ def demand_encoder(artifact: artifacts.Artifact, model: Model, data: Data) -> st
 
 def differences(found: dict[str, Any], model: Model, data: Data, where: str) -> str:
     """What of an encoder's shape is another than asked for, `where` it was found; empty if nothing is. Dropout is no shape."""
-    asked = {"height": data.height, **model.model_dump(mode="json")}
+    asked = {"height": data.height, **model.model_dump(mode="json", exclude={"dropout"})}
+    return _differing(found, asked, where)
+
+
+def _differing(found: dict[str, Any], asked: dict[str, Any], where: str) -> str:
     return "; ".join(
-        f"{name} {found.get(name)} {where}, {value} asked"
-        for name, value in asked.items()
-        if found.get(name) != value and name != "dropout"
+        f"{name} {found.get(name)} {where}, {value} asked" for name, value in asked.items() if found.get(name) != value
     )
 
 
@@ -224,11 +226,7 @@ def save_codebook(codebook: Codebook, data: Data, folder: Path) -> None:
 
 def load_codebook(artifact: artifacts.Artifact, data: Data) -> Codebook:
     """The codebook of an artifact. Raises ValueError if it was made of lines of another height, or that were prepared otherwise."""
-    path = artifact.folder / "codebook.json"
-    facts = artifact.read_json("codebook.json")
-    if facts.get("format_version") == 1:  # there was one kind of features then
-        facts |= {"format_version": CODEBOOK_FORMAT, "features": {"kind": "pixels", "window": facts["window"]}}
-    facts = _known(facts, path, CODEBOOK_FORMAT)
+    facts = _facts_of_codebook(artifact)
     demand_such_lines(facts, data, f"{artifact.folder}: the codebook was made of", "run quantize again")
     tensors = load(artifact.read_bytes("codebook.safetensors"))
     weights = {
@@ -247,7 +245,7 @@ def load_codebook(artifact: artifacts.Artifact, data: Data) -> Codebook:
 
 def codebook_differences(artifact: artifacts.Artifact, asked: config.Codebook) -> str:
     """What of a codebook is another than asked for; empty if nothing is. A network's features have no window."""
-    made = artifact.read_json("codebook.json").get("features", {"kind": "pixels"})  # the only kind there was at first
+    made = _facts_of_codebook(artifact)["features"]
     tensors = load(artifact.read_bytes("codebook.safetensors"))
     found = {
         "features": made["kind"],
@@ -255,11 +253,14 @@ def codebook_differences(artifact: artifacts.Artifact, asked: config.Codebook) -
         "components": len(tensors["components"]),
         "clusters": len(tensors["centroids"]),
     }
-    return "; ".join(
-        f"{name} {value} there, {getattr(asked, name)} asked"
-        for name, value in found.items()
-        if value != getattr(asked, name)
-    )
+    return _differing(found, {name: getattr(asked, name) for name in found}, "there")
+
+
+def _facts_of_codebook(artifact: artifacts.Artifact) -> dict[str, Any]:
+    facts = artifact.read_json("codebook.json")
+    if facts.get("format_version") == 1:  # there was one kind of features then
+        facts |= {"format_version": CODEBOOK_FORMAT, "features": {"kind": "pixels", "window": facts["window"]}}
+    return _known(facts, artifact.folder / "codebook.json", CODEBOOK_FORMAT)
 
 
 def step_features_of(kind: str, height: int, window: int, encoder: Encoder | None) -> nn.Module:

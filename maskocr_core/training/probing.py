@@ -30,9 +30,8 @@ def validation_cer(encoder: Encoder, labelled: Lines, validation: Lines) -> floa
         said = dict(_described(encoder, labelled))
         _train(head, [said[place] for place in range(len(labelled))], targets)
     read = [""] * len(validation)
-    for place, said_LD in _described(
-        encoder, validation
-    ):  # of which there may be many more than are in memory at a time
+    # Line by line: of validation lines there may be many more than fit in memory.
+    for place, said_LD in _described(encoder, validation):
         labels = best_path(head(said_LD).argmax(-1).tolist())
         read[place] = order.logical_order(vocabulary.decode(labels), direction)
     encoder.train(was_training)

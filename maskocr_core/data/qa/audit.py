@@ -21,6 +21,7 @@ from maskocr_core.artifacts import Artifact
 from maskocr_core.config import STEP, Data, Quality
 from maskocr_core.data import images, lines, scripts, side_tables
 from maskocr_core.data.qa import near_duplicates, quality
+from maskocr_core.services import disk
 
 COMMON_HEIGHT = 48  # px to which widths are brought before they are compared, so that limits hold at any resolution
 FEW_LINES = 50  # in a smaller shard a handful of bad lines is no sign of anything
@@ -129,11 +130,12 @@ class Findings:
 
 def write_quarantine(findings: Findings, path: Path) -> None:
     """Write FACTS of all bad lines as one table, a row group a shard."""
-    aside = path.with_name(f".{path.name}")
-    with pq.ParquetWriter(aside, FACTS, write_page_checksum=True, compression="zstd") as writer:
+    with (
+        disk.written(path) as aside,
+        pq.ParquetWriter(aside, FACTS, write_page_checksum=True, compression="zstd") as writer,
+    ):
         for _, bad in findings.quarantined():
             writer.write_table(bad)
-    aside.rename(path)
 
 
 def bad_shards(findings: Findings, settings: Quality) -> list[str]:

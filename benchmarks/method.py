@@ -7,9 +7,9 @@ better one on validation is kept for its other runs. On the printed pack the aut
 brings no unlabelled lines, so that its labelled ones beyond the budget are taken without their texts. With
 `--set codebook.features=encoder` a recogniser makes the labels of pre-training: for each budget the one that `transfer` comes to
 with it, so that no start knows of more labels than transfer does; with `--rounds 2` the one that `both` comes to after that makes
-labels anew, and the starts that are pre-trained are made once more. All of it are the stages of maskocr in a work folder of its
-own, some at a time, so that a stop loses nothing and nothing is made twice; hours on two cores. Every figure is of the
-validation lines: the test lines are not read.
+labels anew, and the starts that are pre-trained are made once more; `--last-round pretrain.steps=15000` makes the last of them
+longer. All of it are the stages of maskocr in a work folder of its own, some at a time, so that a stop loses nothing and nothing
+is made twice; hours on two cores. Every figure is of the validation lines: the test lines are not read.
 
 Writes the packs that were asked for into `results/method.json`, beside those that are there; each says its commit. A pack that
 was pre-trained otherwise, in rounds or settings, is another row.
@@ -21,6 +21,7 @@ import argparse
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -136,8 +137,17 @@ def carry_out(call: Call, overrides: list[str], home: Path, encoder: Path) -> tu
 class Comparison:
     """The four starts on one pack."""
 
-    def __init__(self, pack: Pack, data: Path, work: Path, jobs: int, overrides: list[str], rounds: int = 1):
-        self.pack, self.jobs, self.overrides, self.rounds = pack, jobs, overrides, rounds
+    def __init__(
+        self,
+        pack: Pack,
+        data: Path,
+        work: Path,
+        jobs: int,
+        overrides: list[str],
+        rounds: int = 1,
+        last: Sequence[str] = (),
+    ):
+        self.pack, self.jobs, self.overrides, self.rounds, self.last = pack, jobs, overrides, rounds, last
         self.road = Road(work / pack.name)
         base = settings(*overrides, "sweep.jobs=0")
         self.road.accept(base, laid_out(pack, data, self.road.home), data / pack.transfer)
@@ -156,7 +166,8 @@ class Comparison:
         for number in range(1, self.rounds + 1):
             name = f"{budget}" + (f"-round-{number}" if number > 1 else "")
             codebook = self.road.quantize(base, f"codebook-{name}", self.road.recogniser(base, budget, encoder))
-            encoder = self.road.pretrain(base, f"encoder-{name}", codebook)
+            asked = settings(*self.overrides, *self.last, "sweep.jobs=0") if number == self.rounds else base
+            encoder = self.road.pretrain(asked, f"encoder-{name}", codebook)
         return codebook, encoder
 
     def carried_out(self, calls: list[Call]) -> list[tuple[dict[str, Any], list[Readings]]]:
@@ -239,8 +250,8 @@ def command(pack: str, arguments: argparse.Namespace) -> str:
             words += [f"--{name}", *map(str, given)]
     if arguments.rounds > 1:
         words += ["--rounds", str(arguments.rounds)]
-    for change in arguments.set:
-        words += ["--set", shlex.quote(change)]
+    for name, changes in (("set", arguments.set), ("last-round", arguments.last_round)):
+        words += [word for change in changes for word in (f"--{name}", shlex.quote(change))]
     return " ".join(words)
 
 
@@ -256,7 +267,16 @@ def main() -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="other than the recipe"
     )
+    parser.add_argument(
+        "--last-round",
+        action="append",
+        default=[],
+        metavar="pretrain.FIELD=VALUE",
+        help="other than the recipe in the last of the rounds alone",
+    )
     arguments = parser.parse_args()
+    if arguments.last_round and arguments.rounds < 2:
+        parser.error("--last-round is for --rounds of 2 or more: --set changes the only one")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     done = {(run["pack"], *method_figures.told_apart(run)): run for run in results.earlier("method")["runs"]}
     for name in arguments.packs:
@@ -267,7 +287,7 @@ def main() -> None:
             starts=tuple(arguments.starts or whole.starts),
         )
         places = arguments.data.absolute(), arguments.work.absolute()
-        compared = Comparison(pack, *places, arguments.jobs, arguments.set, arguments.rounds)
+        compared = Comparison(pack, *places, arguments.jobs, arguments.set, arguments.rounds, arguments.last_round)
         rows = compared.rows()
         source = compared.validation()
         made = {
@@ -276,6 +296,7 @@ def main() -> None:
             "rounds": arguments.rounds,
             "commit": artifacts.code_commit(),
             "changes": arguments.set,
+            "last_round": arguments.last_round,
             "fine_tuned_on": device.name(),
             "rows": rows,
             "pretraining": compared.pretraining(),

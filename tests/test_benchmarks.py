@@ -343,9 +343,12 @@ def test_the_method_is_held_against_scratch_and_transfer_seed_by_seed():
     }
     again = run | {"rounds": 2, "rows": [*rows[:2], row("pretrained", 0.35, 0.4)]}
     alone = run | {"changes": ["pretrain.steps=900"], "rows": [*rows[:2], row("pretrained", 0.5, 0.6)]}
-    found = method_figures.figures([run, again, alone])
+    longer = again | {"last_round": ["pretrain.steps=9000"], "rows": [*rows[:2], row("pretrained", 0.3, 0.36)]}
+    found = method_figures.figures([run, again, alone, longer])
     assert found["lower_than_scratch_fr_hand_300_pretrained_labels_of_gradients_pretrain_steps_900"]["value"] == 0
     assert found["lower_than_scratch_fr_hand_300_pretrained_round_2"]["value"] == pytest.approx(1 - 0.75 / 1.1)
+    last = found["lower_than_scratch_fr_hand_300_pretrained_round_2_the_last_round_with_pretrain_steps_9000"]
+    assert last["value"] == pytest.approx(1 - 0.66 / 1.1) and last["goal"] == 0.25
     ours = found["lower_than_scratch_fr_hand_300_pretrained"]
     assert ours["value"] == pytest.approx(1 - 0.85 / 1.1) and ours["spread"] == pytest.approx([0.2, 0.25])
     assert ours["goal"] == 0.25 and found["lower_than_scratch_fr_hand_300_both"]["goal"] is None
@@ -353,11 +356,17 @@ def test_the_method_is_held_against_scratch_and_transfer_seed_by_seed():
     assert theirs["value"] == pytest.approx(1 - 0.85 / 0.76) and theirs["goal"] == 0.0
     assert "lower_than_transfer_fr_hand_300_scratch" not in found
     table = method_figures.table(
-        {"runs": [run, again, alone], "figures": found, "seeds": [0, 1], "command": "python benchmarks/method.py"}
+        {
+            "runs": [run, again, alone, longer],
+            "figures": found,
+            "seeds": [0, 1],
+            "command": "python benchmarks/method.py",
+        }
     )
     assert (
         table.count("| transfer |") == 1
         and "| pre-trained, round 2 |" in table
+        and "| pre-trained, round 2, the last round with pretrain.steps=9000 |" in table
         and "fr_hand, round 2, `python benchmarks/method.py fr_hand`: 952" in table
     )
     assert "| 23 % [20, 25] | 25 % | +4.5 [-1.0, +2.0] | 14 |" in table
@@ -373,13 +382,15 @@ def test_a_pack_says_the_command_that_makes_its_rows_again():
         "starts": ["scratch", "pretrained"],
         "rounds": 2,
         "set": ["model.stem=slim"],
+        "last_round": ["pretrain.steps=9000"],
         "work": "w",
     }
     said = method.command("fr_hand", SimpleNamespace(**asked))
     assert said == (
-        "python benchmarks/method.py fr_hand --budgets 300 --starts scratch pretrained --rounds 2 --set model.stem=slim"
+        "python benchmarks/method.py fr_hand --budgets 300 --starts scratch pretrained --rounds 2 --set model.stem=slim "
+        "--last-round pretrain.steps=9000"
     )
-    none = SimpleNamespace(budgets=None, starts=None, rounds=1, set=[])
+    none = SimpleNamespace(budgets=None, starts=None, rounds=1, set=[], last_round=[])
     assert method.command("fraktur_print", none) == "python benchmarks/method.py fraktur_print"
 
 

@@ -20,13 +20,13 @@ from PIL import Image
 
 from maskocr_core import artifacts
 from maskocr_core.artifacts import Artifact
-from maskocr_core.config import Data
+from maskocr_core.config import Data, Registry
 from maskocr_core.data import admitted, lines, packing, readers, tombstones
 from maskocr_core.erasure import doomed as doom
 from maskocr_core.erasure import forget, redact, repack, tracked
 from maskocr_core.erasure.places import Places
 from maskocr_core.erasure.search import Search, fingerprint
-from maskocr_core.services import history, tracking, versions
+from maskocr_core.services import history, logged, tracking, versions
 
 GONE, OTHER = "letters of Mrs Kühn", "diary of Mr Weber"
 
@@ -631,3 +631,25 @@ def test_a_name_goes_from_what_the_gate_said_of_a_version_and_other_models_are_l
     assert list(tracked.clean(doomed, "2026-11-27")) == [("model ours", "description of version 1", "rewritten")]
     assert client.get_model_version("ours", "1").description == said.replace(GONE, "[forgotten]")
     assert client.get_model_version("theirs", "1").description == said
+
+
+def test_a_picture_of_training_goes_from_its_run_where_the_list_beside_it_names_a_line_to_be_forgotten(
+    place, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("MASKOCR_RUN", "one")
+    rows = lines_of(place, ROWS)
+    ids = {line["text"].split()[0]: [line["line_id"]] for line in lines.index(rows, "test").to_pylist()}
+    pictures, shown = tmp_path / "pictures", {"0.png": ids["Kühn"], "1.png": ids["Weber"]}
+    for name in shown:
+        artifacts.write_bytes(pictures / name, rendered.png(rendered.line("none of theirs", seed=0)))
+    artifacts.write_json(pictures / "shown.json", shown)
+    tracking.log_pictures(Registry(), "pretrain", pictures, set())
+    doomed = doom.resolve(
+        repack.shards(Artifact(place / "lines")),
+        tombstones.of([tombstones.entry("asked", tombstones.ANY_SOURCE, GONE)]),
+    )
+    done = [(path, what) for _, path, what in tracked.clean(doomed, "2026-11-27")]
+    assert sorted(done) == [("pretrain/0.png", "removed"), ("pretrain/shown.json", "rewritten")]
+    home = f"runs:/{tracking.run_id(Registry())}"
+    assert set(logged.files(home)) == {"pretrain/1.png", "pretrain/shown.json"}
+    assert json.loads(logged.read(home, "pretrain/shown.json")) == {"0.png": [], "1.png": shown["1.png"]}

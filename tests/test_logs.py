@@ -92,7 +92,7 @@ def test_a_tracker_that_comes_back_gets_the_whole_log(monkeypatch, capfd):
     assert log() == "3 lines\nall read\n" and capfd.readouterr().err.count("not kept in MLflow for now") == 1
 
 
-def test_every_stage_of_a_pipeline_run_keeps_its_log(road):
+def test_every_stage_of_a_pipeline_run_keeps_its_log_and_pre_training_its_pictures(road):
     """`road` is a run of all stages."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{road['root'] / 'mlflow.db'}")
@@ -103,3 +103,5 @@ def test_every_stage_of_a_pipeline_run_keeps_its_log(road):
 
         assert {f"logs/{name}.log" for name in stages.NAMES} <= set(logged.files(home))
         assert "masked loss" in logged.read(home, "logs/pretrain.log").decode()
+        drawn = {path.name: path.read_bytes() for path in (road["encoder"] / "pictures").glob("step-*.png")}
+        assert drawn and drawn == {name: logged.read(home, f"pretrain/{name}") for name in drawn}

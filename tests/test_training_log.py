@@ -2,14 +2,15 @@
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 
 from maskocr_core import artifacts
 from maskocr_core.config import Registry
-from maskocr_core.services import tracking
+from maskocr_core.services import logged, tracking
 from maskocr_core.training import distributed
-from maskocr_core.training.log import Follower, TrainingLog
+from maskocr_core.training.log import PICTURES, Follower, TrainingLog
 
 STEPS = 5
 
@@ -55,6 +56,35 @@ def test_a_tracker_that_comes_back_in_the_middle_gets_what_it_missed(monkeypatch
     monkeypatch.setattr(distributed, "PATIENCE", 0.0)
     asked, _ = heard(monkeypatch, capsys, lambda attempt: attempt <= 2)
     assert asked == [[1], [1, 2], [1, 2, 3], [4], [5]]
+
+
+def test_pictures_reach_the_run_as_they_are_drawn_once_each_after_the_list_of_what_they_show(tmp_path, monkeypatch):
+    monkeypatch.setenv("MASKOCR_RUN", "one")
+    pictures, went, store = tmp_path / PICTURES, [], tracking.artifact_store
+
+    def draw(*names):
+        for name in names:
+            artifacts.write_bytes(pictures / name, name.encode())
+        artifacts.write_json(pictures / "shown.json", {path.name: ["a line"] for path in pictures.glob("*.png")})
+
+    def recorded(uri):
+        real = store(uri)
+        log = real.log_artifact
+        monkeypatch.setattr(real, "log_artifact", lambda path, folder: (went.append(path), log(path, folder)))
+        return real
+
+    monkeypatch.setattr(tracking, "artifact_store", recorded)
+    say = distributed._say("pretrain small", 3, Registry(), pictures)
+    say({"step": 1.0})  # nothing is drawn yet
+    draw("step-1.png")
+    say({"step": 2.0})
+    draw("step-2.png", "step-3.png")
+    say({"step": 3.0})
+    names = "shown.json step-1.png shown.json step-2.png step-3.png".split()
+    assert [Path(path).name for path in went] == names
+    home = f"runs:/{tracking.run_id(Registry())}"
+    assert {f"pretrain_small/{name}" for name in names} == set(logged.files(home))
+    assert logged.read(home, "pretrain_small/step-3.png") == b"step-3.png"
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ Source: https://mlflow.org/docs/latest/ml/tracking/
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -201,7 +202,7 @@ def log_progress(registry: Registry, what: str, rows: list[dict[str, float]]) ->
 
     when = now()
     figures = [
-        Metric(re.sub(r"[^\w\-./]", "_", f"{what}/{name}"), value, when, int(row["step"]))
+        Metric(_named(f"{what}/{name}"), value, when, int(row["step"]))
         for row in rows
         for name, value in row.items()
         if name != "step"
@@ -209,6 +210,28 @@ def log_progress(registry: Registry, what: str, rows: list[dict[str, float]]) ->
     run = run_id(registry)
     for first in range(0, len(figures), AT_ONCE):
         connection().log_batch(run, metrics=figures[first : first + AT_ONCE])
+
+
+def log_pictures(registry: Registry, what: str, pictures: Path, kept: set[str]) -> None:
+    """Put the pictures that the folder's `shown.json` lists on the pipeline's run, below `what`, but those in `kept`, which grows by them.
+
+    The list of the lines that they show goes first: what has to be forgotten is found by it. Raises what MLflow raises if it
+    is away.
+    """
+    listed = pictures / "shown.json"
+    new = sorted(set(json.loads(listed.read_bytes())) - kept) if listed.is_file() else []
+    if not new:
+        return
+    store = artifact_store(f"runs:/{run_id(registry)}")
+    store.log_artifact(str(listed), _named(what))
+    for name in new:
+        store.log_artifact(str(pictures / name), _named(what))
+        kept.add(name)
+
+
+def _named(name: str) -> str:
+    """A name that MLflow takes for a metric or a folder."""
+    return re.sub(r"[^\w\-./]", "_", name)
 
 
 def tell_claim(registry: Registry, claim: str) -> None:

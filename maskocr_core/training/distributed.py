@@ -10,7 +10,7 @@ from typing import Any
 
 from maskocr_core.config import Registry
 from maskocr_core.progress import Progress
-from maskocr_core.training.log import Follower
+from maskocr_core.training.log import PICTURES, Follower
 
 PATIENCE = 60.0  # s until a tracker that did not answer is asked again
 SAID = (
@@ -40,9 +40,9 @@ def data_parallel(
     """Run `function(rank, world, *arguments)` once (workers = 0) or on N data-parallel Ray workers; rank 0's figures.
 
     log: the file rank 0 writes its training log to, in the folder among `arguments` that holds the unfinished work; it is
-    followed here so that progress is seen and reaches MLflow.
+    followed here so that progress is seen and reaches MLflow, with the pictures in the folder beside it.
     """
-    with Follower(log, _say(what, steps, registry)):
+    with Follower(log, _say(what, steps, registry, log.parent / PICTURES)):
         if not workers:
             return function(0, 1, *arguments)
         from maskocr_core.services import workers as ray_workers
@@ -77,13 +77,15 @@ def each(
         return cluster.each(function, calls, jobs)
 
 
-def _say(what: str, steps: int, registry: Registry) -> Callable[[dict[str, float]], None]:
-    """Print a row of a training log at most every few seconds, and put it on the MLflow run that is under way, if any.
+def _say(what: str, steps: int, registry: Registry, pictures: Path | None = None) -> Callable[[dict[str, float]], None]:
+    """Print a row of a training log at most every few seconds, and put it on the MLflow run that is under way, if any, with
+    the pictures that were drawn since the row before.
 
     A tracker that is away must not hold up the training, nor what is seen of it: each try may take it half a minute. So it is
     asked again after a while, and once more at the end; rows wait for it meanwhile.
     """
     progress, waiting, patient_until = Progress(what, total=steps), [], 0.0
+    kept: set[str] = set()
 
     def say(row: dict[str, float]) -> None:
         nonlocal patient_until
@@ -99,6 +101,8 @@ def _say(what: str, steps: int, registry: Registry) -> Callable[[dict[str, float
         try:
             tracking.log_progress(registry, what, waiting)
             waiting.clear()
+            if pictures:
+                tracking.log_pictures(registry, what, pictures, kept)
         except Exception as error:  # whatever it is, it must not take the training with it
             patient_until = time.monotonic() + PATIENCE
             print(f"{what}: step {int(row['step'])} could not be logged to MLflow ({error})", flush=True)

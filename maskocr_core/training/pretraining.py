@@ -15,7 +15,7 @@ from maskocr_core.data import admitted, batches, budgets
 from maskocr_core.training import checkpoint, device, objectives, pictures, probing, stored_labels
 from maskocr_core.training.checkpoints import Checkpoints
 from maskocr_core.training.exchange import Place
-from maskocr_core.training.log import TrainingLog
+from maskocr_core.training.log import PICTURES, TrainingLog
 from maskocr_core.training.loop import fit
 
 
@@ -75,7 +75,7 @@ def train(
         Checkpoints(
             folder / "checkpoints",
             artifacts.in_store(folder / "checkpoints"),
-            (log.path, folder / "probe.json", folder / "pictures"),
+            (log.path, folder / "probe.json", folder / PICTURES),
         ),
         place=place,
         log=lambda step, row: log.add(step, row | watch.last()) if watch else None,
@@ -98,7 +98,7 @@ class Watch:
     def __init__(
         self, objective: objectives.MaskedPrediction, config: Config, data: Path, selection: Path, folder: Path
     ):
-        self.objective, self.training, self.folder = objective, config.pretrain, folder / "pictures"
+        self.objective, self.training, self.folder = objective, config.pretrain, folder / PICTURES
         self.folder.mkdir(parents=True, exist_ok=True)
         self.shown = self._shown(Artifact(data), Artifact(selection), config)
         self.path = folder / "probe.json"

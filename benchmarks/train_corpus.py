@@ -15,8 +15,9 @@ from maskocr_core import artifacts, config, stages
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import STEP, Config
 from maskocr_core.data import admitted, batches
+from maskocr_core.model import step_features
 from maskocr_core.model.codebook import Codebook
-from maskocr_core.training import checkpoint
+from maskocr_core.training import checkpoint, codebooks
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def codebook(settings: Config) -> Codebook:
     generator = torch.Generator().manual_seed(0)
     described = settings.codebook.features
     encoder = checkpoint.new_encoder(settings.model, settings.data.height) if described == "encoder" else None
-    features = checkpoint.step_features_of(described, settings.data.height, settings.codebook.window, encoder)
+    features = step_features.named(described, settings.data.height, settings.codebook.window, encoder)
     line, steps = torch.zeros(1, 1, settings.data.height, 8 * STEP), torch.ones(1, 8, dtype=torch.bool)
     size = features(line, steps).shape[-1]
     components, clusters = settings.codebook.components, settings.codebook.clusters
@@ -66,5 +67,5 @@ def codebook(settings: Config) -> Codebook:
 
 def codebook_in(folder: Path, settings: Config) -> Path:
     """The same as an artifact, for what reads its codebook from disk."""
-    checkpoint.save_codebook(codebook(settings), settings.data, folder)
+    codebooks.save(codebook(settings), settings.data, folder)
     return artifacts.finish(folder, kind="codebook", config={}, metrics={}).folder

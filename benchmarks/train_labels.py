@@ -10,7 +10,7 @@ from benchmarks.train_contenders import timed
 from benchmarks.train_corpus import Corpus, codebook_in
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Config
-from maskocr_core.training import checkpoint, pretraining, stored_labels
+from maskocr_core.training import codebooks, pretraining, stored_labels
 
 MEETINGS = 2  # of each line: storing pays the more, the oftener a line is met
 FEATURES = ("gradients", "encoder")  # the default, and those that cost most
@@ -35,7 +35,7 @@ class Labelled:
         return answer | {"lines": training.steps * training.batch}
 
     def _labels(self, folder: Path) -> Path:
-        book = checkpoint.load_codebook(Artifact(self.book), self.settings.data)
+        book = codebooks.load(Artifact(self.book), self.settings.data)
         inputs = Artifact(self.corpus.lines), Artifact(self.corpus.selection)
         labels, _ = stored_labels.store(self.settings, *inputs, book, folder)
         return labels

@@ -15,7 +15,7 @@ from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Config, Data
 from maskocr_core.data import admitted, batches, lines
 from maskocr_core.model import codebook, step_features
-from maskocr_core.training import checkpoint
+from maskocr_core.training import codebooks
 
 Line = tuple[str | None, np.ndarray]  # text and uint8 (H, W) image
 
@@ -95,6 +95,6 @@ def quantized(folder: Path, packed: tuple[Path, Path], config: Config) -> Path:
         clusters=settings.clusters,
         seed=settings.seed,
     )
-    checkpoint.save_codebook(book, config.data, folder)
+    codebooks.save(book, config.data, folder)
     artifacts.finish(folder, kind="codebook", config={}, metrics={})
     return folder

@@ -37,7 +37,7 @@ from benchmarks import (
 from maskocr_core import config
 from maskocr_core.artifacts import Artifact
 from maskocr_core.judging.comparison import Readings
-from maskocr_core.training import checkpoint, distributed
+from maskocr_core.training import codebooks, distributed
 
 
 class Inside:
@@ -219,7 +219,7 @@ def test_our_own_training_is_raced_with_the_batches_of_its_recipe(tmp_path):
     """Those of the paper's recipes are filled by tokens."""
     settings = config.load("smoke", ["pretrain.fill=tokens", "model.width=32"])
     lines = packed.pack(tmp_path, {"unlabeled": packed.short_lines(64, seed=0, length=(3, 30))})
-    book = checkpoint.load_codebook(Artifact(packed.quantized(tmp_path / "codebook", lines, settings)), settings.data)
+    book = codebooks.load(Artifact(packed.quantized(tmp_path / "codebook", lines, settings)), settings.data)
     ours, seen = train_contenders.Ours(settings, packed.source(lines, "unlabeled", settings.data), book), []
 
     def watched(stream):

@@ -11,7 +11,7 @@ from maskocr_core.model.codebook import Codebook
 from maskocr_core.model.recognizer import Recognizer
 from maskocr_core.model.step_features import Pixels
 from maskocr_core.model.vocabulary import Vocabulary
-from maskocr_core.training import checkpoint
+from maskocr_core.training import checkpoint, codebooks
 
 MODEL, HEIGHT = Model(width=32, depth=2, heads=2), 32
 DATA = Data(height=HEIGHT, max_width=512)
@@ -155,9 +155,9 @@ def test_an_encoder_of_an_unknown_format_is_refused(encoder_artifact):
 
 def test_a_codebook_of_an_unknown_format_is_refused(tmp_path):
     book = Codebook(HEIGHT, Pixels(16), torch.zeros(512), torch.zeros(4, 512), torch.zeros(3, 4))
-    checkpoint.save_codebook(book, DATA, tmp_path / "codebook")
-    found = checkpoint.load_codebook(finished(tmp_path / "codebook", "codebook"), DATA)
+    codebooks.save(book, DATA, tmp_path / "codebook")
+    found = codebooks.load(finished(tmp_path / "codebook", "codebook"), DATA)
     assert found.height == HEIGHT and torch.equal(found.centroids, book.centroids)
     of_version(tmp_path / "codebook/codebook.json", 99)
     with pytest.raises(ValueError, match="format_version 99 is not 2; install the maskocr that wrote it"):
-        checkpoint.load_codebook(finished(tmp_path / "codebook", "codebook"), DATA)
+        codebooks.load(finished(tmp_path / "codebook", "codebook"), DATA)

@@ -13,7 +13,7 @@ from maskocr_core.artifacts import Artifact
 from maskocr_core.config import STEP
 from maskocr_core.model import codebook
 from maskocr_core.model.step_features import Pixels, windows
-from maskocr_core.training import checkpoint
+from maskocr_core.training import codebooks
 
 HEIGHT, WINDOW, CLUSTERS = 32, 16, 12
 
@@ -112,7 +112,7 @@ def test_quantize_says_how_often_its_most_frequent_label_comes(tmp_path):
     settings = config.load("smoke", ["codebook.clusters=8"])
     lines = packed.pack(tmp_path, {"unlabeled": packed.short_lines(24, seed=0)})
     metrics = stages.get("quantize")(settings, lines=lines[0], selection=lines[1], codebook_out=tmp_path / "codebook")
-    book = checkpoint.load_codebook(Artifact(tmp_path / "codebook"), settings.data)
+    book = codebooks.load(Artifact(tmp_path / "codebook"), settings.data)
     source = packed.source(lines, "unlabeled", settings.data)
     labels = np.concatenate(
         [book.labels(batch.ink, batch.valid)[batch.valid].numpy() for _, batch in source.in_order(5)]

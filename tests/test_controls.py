@@ -11,7 +11,7 @@ from maskocr_core import artifacts, config
 from maskocr_core.artifacts import Artifact
 from maskocr_core.data import batches
 from maskocr_core.model import masking
-from maskocr_core.training import checkpoint, finetuning, pretraining
+from maskocr_core.training import checkpoint, codebooks, finetuning, pretraining
 from maskocr_core.training.checkpoints import Checkpoints
 from maskocr_core.training.finetuning import Run
 from maskocr_core.training.loop import fit
@@ -102,7 +102,7 @@ def test_another_codebook_gives_another_encoder_and_the_same_one_the_same(lines,
 def test_hidden_labels_of_held_out_lines_are_guessed_better_than_by_their_frequency(lines, codebook, tmp_path):
     torch.manual_seed(0)
     encoder = checkpoint.new_encoder(SETTINGS.model, SETTINGS.data.height)
-    objective = MaskedPrediction(encoder, checkpoint.load_codebook(Artifact(codebook), SETTINGS.data), SETTINGS.mask)
+    objective = MaskedPrediction(encoder, codebooks.load(Artifact(codebook), SETTINGS.data), SETTINGS.mask)
     source = packed.source(lines, "unlabeled", SETTINGS.data)
     training = SETTINGS.pretrain.model_copy(
         update={"steps": 150, "batch": 32, "learning_rate": 2e-3, "checkpoint_every": 150}

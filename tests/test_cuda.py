@@ -11,7 +11,7 @@ import torch
 from maskocr_core import config
 from maskocr_core.artifacts import Artifact
 from maskocr_core.model.encoder import Block
-from maskocr_core.training import checkpoint, device, finetuning, objectives, pretraining
+from maskocr_core.training import checkpoint, codebooks, device, finetuning, objectives, pretraining
 from maskocr_core.training.finetuning import Run
 from maskocr_core.training.log import TrainingLog
 
@@ -51,7 +51,7 @@ def batch(packs):
 def objective(book):
     torch.manual_seed(0)
     encoder = checkpoint.new_encoder(SETTINGS.model, SETTINGS.data.height)
-    return objectives.MaskedPrediction(encoder, checkpoint.load_codebook(Artifact(book), SETTINGS.data), SETTINGS.mask)
+    return objectives.MaskedPrediction(encoder, codebooks.load(Artifact(book), SETTINGS.data), SETTINGS.mask)
 
 
 def test_a_gpu_is_where_training_is_and_its_blocks_are_compiled(objective):

@@ -12,7 +12,7 @@ from maskocr_core import artifacts, config, stages
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Retrain
 from maskocr_core.data import admitted, claims
-from maskocr_core.training import checkpoint
+from maskocr_core.training import checkpoint, codebooks
 
 decide = importlib.import_module("maskocr_core.stages.decide")
 RULE = Retrain(min_lines=1000, drift=0.3, max_age_days=90)
@@ -190,7 +190,7 @@ def book_of(kind: str, folder) -> None:
     tensors = {"components": torch.zeros(BOOK.components, 8), "centroids": torch.zeros(BOOK.clusters, BOOK.components)}
     checkpoint.save_tensors(tensors, folder / "codebook.safetensors")
     facts = {"kind": kind} if kind == "encoder" else {"kind": kind, "window": BOOK.window}
-    made = {"format_version": checkpoint.CODEBOOK_FORMAT, "features": facts}
+    made = {"format_version": codebooks.FORMAT_VERSION, "features": facts}
     artifacts.write_json(folder / "codebook.json", made)
     artifacts.finish(folder, kind="codebook", config={}, metrics={})
 

@@ -19,7 +19,7 @@ from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Registry
 from maskocr_core.data import claims
 from maskocr_core.services import registered, tracking
-from maskocr_core.training import checkpoint, saw
+from maskocr_core.training import checkpoint, codebooks, saw
 
 PIPELINE = REPOSITORY / "pipelines" / "retrain.yaml"
 SMOKE = config.load("smoke", ["pretrain.workers=0"])
@@ -59,7 +59,7 @@ def pretrain(
 
 
 def book_of(folder: Path):
-    return checkpoint.load_codebook(Artifact(folder), SMOKE.data)
+    return codebooks.load(Artifact(folder), SMOKE.data)
 
 
 # A codebook to begin with

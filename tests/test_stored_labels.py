@@ -11,7 +11,7 @@ from maskocr_core import artifacts, config, stages
 from maskocr_core.artifacts import Artifact
 from maskocr_core.data import admitted, batches, lines, tombstones
 from maskocr_core.model import step_features
-from maskocr_core.training import checkpoint, pretraining, stored_labels
+from maskocr_core.training import checkpoint, codebooks, pretraining, stored_labels
 
 CONFIG = config.load("smoke", ["pretrain.steps=16"])
 
@@ -30,7 +30,7 @@ def codebook(packs, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def book(codebook):
-    return checkpoint.load_codebook(Artifact(codebook), CONFIG.data)
+    return codebooks.load(Artifact(codebook), CONFIG.data)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from maskocr_core.config import Training
 from maskocr_core.data import batches
 from maskocr_core.data.batches import Batch
 from maskocr_core.model import codebook, step_features
-from maskocr_core.training import checkpoint, finetuning, loop, pretraining
+from maskocr_core.training import checkpoint, codebooks, finetuning, loop, pretraining
 from maskocr_core.training.checkpoints import Checkpoints
 from maskocr_core.training.finetuning import Run
 from maskocr_core.training.log import TrainingLog
@@ -57,7 +57,7 @@ def ground(folder):
     pixels = step_features.windows(some.ink, 16)[some.valid]
     components = torch.linalg.qr(torch.randn(pixels.shape[1], 8, generator=random)).Q.T.contiguous()
     centroids = (pixels[torch.randperm(len(pixels), generator=random)[:16]] - pixels.mean(0)) @ components.T
-    checkpoint.save_codebook(
+    codebooks.save(
         codebook.Codebook(
             32, step_features.Pixels(16), pixels.mean(0), components, centroids, torch.rand(len(centroids), 32, 16)
         ),

@@ -99,3 +99,13 @@ def windows(ink: Tensor, window: int) -> Tensor:
     side = (window - STEP) // 2
     padded = functional.pad(ink[:, 0], (side, side))
     return padded.unfold(2, window, STEP).transpose(1, 2).flatten(2)
+
+
+def named(kind: str, height: int, window: int, encoder: Encoder | None) -> nn.Module:
+    """What describes a step, by its name in `codebook.features`."""
+    if kind == "encoder":
+        assert encoder
+        return Contextual(encoder)
+    if kind == "random":
+        return RandomNetwork(height)
+    return (Pixels if kind == "pixels" else Gradients)(window)

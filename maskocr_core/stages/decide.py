@@ -135,7 +135,7 @@ def beginning(asked: Codebook, champion: str, encoder_uri: str, folder: Path) ->
     labels pre-training predicts decides what it is worth (docs/method.md). Its own codebook is then of no use.
     """
     from maskocr_core.artifacts import Artifact
-    from maskocr_core.training import checkpoint
+    from maskocr_core.training import codebooks
 
     start = {"start_uri": champion, "codebook_uri": "", "encoder_uri": encoder_uri}
     if not champion:
@@ -146,7 +146,7 @@ def beginning(asked: Codebook, champion: str, encoder_uri: str, folder: Path) ->
     codebook = kept(champion, "codebook", folder)
     if not codebook:
         return start, f"{champion} came with no codebook: a new one is made; its encoder is trained on"
-    if differing := checkpoint.codebook_differences(Artifact(codebook), asked):
+    if differing := codebooks.differences(Artifact(codebook), asked):
         other = f"the codebook of {champion} is another one ({differing})"
         return start, f"{other}: a new one is made; its encoder is trained on"
     start["codebook_uri"] = champion

@@ -90,10 +90,10 @@ def _labels(config: Config, lines: Path, selection: Path, codebook: Path, folder
     """The labels of all lines where it pays to store them, and the CPU seconds that they cost; None where it does not."""
     from maskocr_core.artifacts import Artifact
     from maskocr_core.data import batches
-    from maskocr_core.training import checkpoint, stored_labels
+    from maskocr_core.training import codebooks, stored_labels
 
     inputs = Artifact(lines.absolute()), Artifact(selection.absolute())
-    book = checkpoint.load_codebook(Artifact(codebook), config.data)
+    book = codebooks.load(Artifact(codebook), config.data)
     if not stored_labels.pay(config, book, len(batches.Stream(*inputs, "unlabeled", config.data))):
         return None, 0.0
     return stored_labels.store(config, *inputs, book, folder)

@@ -45,7 +45,7 @@ def quantize(
     from maskocr_core.data import admitted
     from maskocr_core.data import lines as schema
     from maskocr_core.services import mapping
-    from maskocr_core.training import checkpoint, labelling, origin, pictures
+    from maskocr_core.training import codebooks, labelling, origin, pictures
 
     parts = scratch(codebook_out) / "parts"
     inputs = Artifact(lines.absolute()), Artifact(selection.absolute())
@@ -73,7 +73,7 @@ def quantize(
         seconds += time.process_time() - began
         sizes, portraits = _counted(book, calls, config, parts, codebook_out, say)
         seconds += say.cpu_seconds
-    checkpoint.save_codebook(replace(book, portraits=portraits), config.data, codebook_out)
+    codebooks.save(replace(book, portraits=portraits), config.data, codebook_out)
     artifacts.write_bytes(codebook_out / "codebook.png", pictures.png(pictures.of_codebook(portraits.numpy(), sizes)))
     artifacts.write_json(codebook_out / "cluster_sizes.json", sizes.tolist())
     origin.write(codebook_out, **came_of)
@@ -109,14 +109,14 @@ def _given(uri: str, config: Config, folder: Path) -> _Given:
     """
     from maskocr_core.artifacts import Artifact
     from maskocr_core.services import registered
-    from maskocr_core.training import checkpoint, origin, saw
+    from maskocr_core.training import codebooks, origin, saw
 
     home = kept(registered.resolved(uri), "codebook", folder / "given") if uri.startswith("models:/") else Path(uri)
     if home is None:
         raise ValueError(f"the run of {uri} kept no codebook: leave codebook_uri out, or give a codebook's folder")
     artifact = Artifact(home)
-    book = checkpoint.load_codebook(artifact, config.data)
-    if differing := checkpoint.codebook_differences(artifact, config.codebook):
+    book = codebooks.load(artifact, config.data)
+    if differing := codebooks.differences(artifact, config.codebook):
         raise ValueError(
             f"{uri}: its codebook is another one ({differing}): set codebook.* to match, or leave codebook_uri out"
         )
@@ -145,9 +145,9 @@ def _counted(
 
     from maskocr_core import artifacts
     from maskocr_core.services import mapping
-    from maskocr_core.training import checkpoint, labelling
+    from maskocr_core.training import codebooks, labelling
 
-    checkpoint.save_codebook(replace(book, portraits=None), config.data, codebook_out)
+    codebooks.save(replace(book, portraits=None), config.data, codebook_out)
     # Counts of another codebook, of a run that was killed on another kind of processor, are not these.
     counts = parts / f"sizes-{artifacts.sha256(codebook_out / 'codebook.safetensors')[:16]}"
     mapping.over(labelling.count, {name: (*call, book) for name, call in calls.items()}, counts, say=say)

@@ -8,26 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from maskocr_core import artifacts, config
+from maskocr_core import artifacts
 from maskocr_core.config import Data, Model
-from maskocr_core.model import step_features
-from maskocr_core.model.codebook import Codebook
 from maskocr_core.model.encoder import Encoder
 from maskocr_core.model.recognizer import Recognizer
 from maskocr_core.model.vocabulary import Vocabulary
 from maskocr_core.services import disk
 
 FORMAT_VERSION = 1
-CODEBOOK_FORMAT = 2
 RECOGNIZER_FORMAT = 2
-_KINDS = {
-    step_features.Pixels: "pixels",
-    step_features.Gradients: "gradients",
-    step_features.RandomNetwork: "random",
-    step_features.Contextual: "encoder",
-}
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> str:
@@ -72,7 +63,7 @@ def save_encoder(encoder: Encoder, model: Model, data: Data, folder: Path) -> No
         folder / "encoder.json",
         {
             "format_version": FORMAT_VERSION,
-            **_prepared(data),
+            **prepared(data),
             "model": model.model_dump(mode="json"),
         },
     )
@@ -95,7 +86,7 @@ def demand_encoder(artifact: artifacts.Artifact, model: Model, data: Data) -> st
     Raises ValueError if it is of another shape than `model` and `data` ask for, or saw lines prepared otherwise.
     """
     place = f"{SIZES}/{model.size}/" if model.size in sizes_in(artifact) else ""
-    facts = _known(artifact.read_json(f"{place}encoder.json"), artifact.folder / place / "encoder.json")
+    facts = known(artifact.read_json(f"{place}encoder.json"), artifact.folder / place / "encoder.json")
     demand_prepared(facts, data, f"{artifact.folder}: the encoder was pre-trained on", "run pretrain again")
     if differing := differences({"height": facts["height"], **facts["model"]}, model, data, "here"):
         raise ValueError(
@@ -107,10 +98,11 @@ def demand_encoder(artifact: artifacts.Artifact, model: Model, data: Data) -> st
 def differences(found: dict[str, Any], model: Model, data: Data, where: str) -> str:
     """What of an encoder's shape is another than asked for, `where` it was found; empty if nothing is. Dropout is no shape."""
     asked = {"height": data.height, **model.model_dump(mode="json", exclude={"dropout"})}
-    return _differing(found, asked, where)
+    return differing(found, asked, where)
 
 
-def _differing(found: dict[str, Any], asked: dict[str, Any], where: str) -> str:
+def differing(found: dict[str, Any], asked: dict[str, Any], where: str) -> str:
+    """Each fact that is another than asked for, `where` it was found, in words; empty if none is."""
     return "; ".join(
         f"{name} {found.get(name)} {where}, {value} asked" for name, value in asked.items() if found.get(name) != value
     )
@@ -132,7 +124,7 @@ def encoder_in(folder: Path, uri: str, data: Data) -> Encoder:
     """
     if (folder / "encoder.json").is_file():
         artifact = artifacts.Artifact(folder)
-        model = Model(**_sized(artifact.read_json("encoder.json")["model"]))
+        model = Model(**sized(artifact.read_json("encoder.json")["model"]))
         return load_encoder(artifact, model, data)
     recognizer, facts = load_recognizer(folder)
     demand_such_lines(facts, data, f"{uri} reads", "give another encoder")
@@ -161,7 +153,7 @@ def save_recognizer(recognizer: Recognizer, model: Model, data: Data, folder: Pa
         {
             "format_version": RECOGNIZER_FORMAT,
             "sha256": digest,
-            **_prepared(data),
+            **prepared(data),
             "max_width": data.max_width,
             "decoder": recognizer.decoder,
             "model": model.model_dump(mode="json"),
@@ -192,85 +184,13 @@ def facts_of_recognizer(folder: Path) -> dict[str, Any]:
     facts = json.loads((folder / "recognizer.json").read_text())
     if facts.get("format_version") == 1:  # there was one decoder then
         facts |= {"format_version": RECOGNIZER_FORMAT, "decoder": "ctc"}
-    return _known(facts, folder / "recognizer.json", RECOGNIZER_FORMAT)
+    return known(facts, folder / "recognizer.json", RECOGNIZER_FORMAT)
 
 
 def copy_recognizer(source: Path, destination: Path) -> None:
     """Copy a recogniser, and nothing that lies beside it."""
     for name in ("recognizer.json", "recognizer.safetensors"):
         artifacts.write_bytes(destination / name, (source / name).read_bytes())
-
-
-def save_codebook(codebook: Codebook, data: Data, folder: Path) -> None:
-    """Write `codebook.safetensors` and `codebook.json`, with the encoder inside where one describes the steps."""
-    kind, features = _KINDS[type(codebook.features)], codebook.features
-    facts: dict[str, Any] = {"kind": kind}
-    tensors = {name: getattr(codebook, name) for name in ("mean", "components", "centroids", "portraits")}
-    if isinstance(features, step_features.Contextual):
-        facts["model"] = features.encoder.shape
-        tensors |= {f"encoder.{name}": tensor for name, tensor in features.encoder.state_dict().items()}
-    elif kind != "random":
-        facts["window"] = features.window
-    save_tensors(
-        {name: tensor for name, tensor in tensors.items() if tensor is not None}, folder / "codebook.safetensors"
-    )
-    artifacts.write_json(
-        folder / "codebook.json",
-        {
-            "format_version": CODEBOOK_FORMAT,
-            **_prepared(data),
-            "features": facts,
-        },
-    )
-
-
-def load_codebook(artifact: artifacts.Artifact, data: Data) -> Codebook:
-    """The codebook of an artifact. Raises ValueError if it was made of lines of another height, or that were prepared otherwise."""
-    facts = _facts_of_codebook(artifact)
-    demand_such_lines(facts, data, f"{artifact.folder}: the codebook was made of", "run quantize again")
-    tensors = load(artifact.read_bytes("codebook.safetensors"))
-    weights = {
-        name.removeprefix("encoder."): tensors.pop(name) for name in list(tensors) if name.startswith("encoder.")
-    }
-    made = facts["features"]
-    if made["kind"] == "encoder":
-        encoder = Encoder(**_sized(made["model"]))
-        transplant(encoder, weights, str(artifact.folder))
-    else:
-        encoder = None
-    return Codebook(
-        facts["height"], step_features_of(made["kind"], facts["height"], made.get("window", 0), encoder), **tensors
-    )
-
-
-def codebook_differences(artifact: artifacts.Artifact, asked: config.Codebook) -> str:
-    """What of a codebook is another than asked for; empty if nothing is. A network's features have no window."""
-    made = _facts_of_codebook(artifact)["features"]
-    tensors = load(artifact.read_bytes("codebook.safetensors"))
-    found = {
-        "features": made["kind"],
-        "window": made.get("window", asked.window),
-        "components": len(tensors["components"]),
-        "clusters": len(tensors["centroids"]),
-    }
-    return _differing(found, {name: getattr(asked, name) for name in found}, "there")
-
-
-def _facts_of_codebook(artifact: artifacts.Artifact) -> dict[str, Any]:
-    facts = artifact.read_json("codebook.json")
-    if facts.get("format_version") == 1:  # there was one kind of features then
-        facts |= {"format_version": CODEBOOK_FORMAT, "features": {"kind": "pixels", "window": facts["window"]}}
-    return _known(facts, artifact.folder / "codebook.json", CODEBOOK_FORMAT)
-
-
-def step_features_of(kind: str, height: int, window: int, encoder: Encoder | None) -> nn.Module:
-    """What describes a step, by its name in `codebook.features`."""
-    if kind == "encoder":
-        assert encoder
-        return step_features.Contextual(encoder)
-    if kind == "random":
-        return step_features.RandomNetwork(height)
-    return (step_features.Pixels if kind == "pixels" else step_features.Gradients)(window)
 
 
 PREPARED = ("height", "max_width", "direction", "ink")  # what the facts of a recogniser say of its lines
@@ -297,19 +217,21 @@ def demand_prepared(facts: dict[str, Any], data: Data, what: str, otherwise: str
             )
 
 
-def _prepared(data: Data) -> dict[str, Any]:
+def prepared(data: Data) -> dict[str, Any]:
+    """What every checkpoint says of how its lines were prepared."""
     return {name: getattr(data, name) for name in ("height", "direction", "ink")}
 
 
-def _known(facts: dict[str, Any], path: Path, version: int = FORMAT_VERSION) -> dict[str, Any]:
+def known(facts: dict[str, Any], path: Path, version: int = FORMAT_VERSION) -> dict[str, Any]:
+    """The facts of a checkpoint, with what earlier ones left unsaid. Raises ValueError, naming the file, if it is of another format."""
     if facts.get("format_version") != version:
         raise ValueError(
             f"{path}: format_version {facts.get('format_version')!r} is not {version}; install the maskocr that wrote it"
         )
     facts = {"direction": "ltr", "ink": "raw"} | facts  # every line was, before checkpoints said it
-    return facts | {"model": _sized(facts["model"])} if "model" in facts else facts
+    return facts | {"model": sized(facts["model"])} if "model" in facts else facts
 
 
-def _sized(model: dict[str, Any]) -> dict[str, Any]:
+def sized(model: dict[str, Any]) -> dict[str, Any]:
     """Sizes as a checkpoint has them: before it said how places are known, they were added."""
     return {"places": "sinusoidal"} | model

@@ -68,7 +68,7 @@ def features_of(config: Config, encoder_uri: str) -> tuple[nn.Module, Saw]:
     if encoder_uri:
         home = checkpoint.folder_at(encoder_uri)
         encoder, seen = checkpoint.encoder_in(home, encoder_uri, config.data), saw.of_model(home)
-    return checkpoint.step_features_of(kind, config.data.height, config.codebook.window, encoder), seen
+    return step_features.named(kind, config.data.height, config.codebook.window, encoder), seen
 
 
 def shares(

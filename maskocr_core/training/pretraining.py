@@ -12,7 +12,7 @@ from maskocr_core import artifacts
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Config
 from maskocr_core.data import admitted, batches, budgets
-from maskocr_core.training import checkpoint, device, objectives, pictures, probing, stored_labels
+from maskocr_core.training import checkpoint, codebooks, device, objectives, pictures, probing, stored_labels
 from maskocr_core.training.checkpoints import Checkpoints
 from maskocr_core.training.exchange import Place
 from maskocr_core.training.log import PICTURES, TrainingLog
@@ -42,9 +42,7 @@ def train(
         encoder = checkpoint.load_encoder(Artifact(start), config.model, config.data)
     else:
         encoder = checkpoint.new_encoder(config.model, config.data.height)
-    objective = objectives.MaskedPrediction(
-        encoder, checkpoint.load_codebook(Artifact(codebook), config.data), config.mask
-    )
+    objective = objectives.MaskedPrediction(encoder, codebooks.load(Artifact(codebook), config.data), config.mask)
     inputs = Artifact(data), Artifact(selection)
     source = (
         stored_labels.LabelledStream(*inputs, config.data, Artifact(labels))

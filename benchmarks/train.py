@@ -1,6 +1,7 @@
 """Speed of pre-training beside other ways to do it, on the same lines: `python benchmarks/train.py`.
 
-Part (a) is our own step: where its time goes, and its operations a second over those of a large matrix product; (b) are
+Part (a) is our own step: where its time goes, its operations a second over those of a large matrix product, and how much
+of its batches is padding, which is the same on every machine; (b) are
 contenders that take turns on one core with one thread; (c) are two workers against one, and beside them two trainings that
 are none of each other's, which show how far the machine itself goes; (d) are whole trainings whose labels are made at every
 meeting of a line, or once and stored. Ratios are of the same round.
@@ -33,7 +34,7 @@ from benchmarks import results, train_figures
 from benchmarks.data import race
 from benchmarks.train_contenders import Authors, Ketos, Obvious, Ours, Peer
 from benchmarks.train_corpus import Corpus, codebook, prepare
-from benchmarks.train_labels import labels_race
+from benchmarks.train_labels import FEATURES, labels_race
 from benchmarks.train_profile import STEPS, Profile
 from benchmarks.train_workers import workers_race
 from maskocr_core import config
@@ -43,7 +44,7 @@ from maskocr_core.training import shares
 
 REPOSITORY = Path(__file__).parents[1]
 PROFILED = ("pilot", "small", "base")  # 128 × 4, 192 × 6 and 512 × 6
-PADDED = ("laptop", "small pretrain.fill=tokens")  # whose padding is of interest beside theirs
+PADDED = (*PROFILED, "laptop", "small pretrain.fill=tokens")
 LIBRARIES = ("torch", "numpy", "einops")
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -125,7 +126,8 @@ def measured(arguments: argparse.Namespace, corpus: Corpus, home: Path) -> dict[
     with one_core():
         if "profile" in arguments.parts:
             run["profile"] = profiles(corpus, arguments.profiled, arguments.rounds)
-            run["padding"] = {name: padding(corpus, name) for name in (*arguments.profiled, *PADDED)}
+        if "padding" in arguments.parts:
+            run["padding"] = {name: padding(corpus, name) for name in arguments.padded}
         if "race" in arguments.parts:
             racers, run["left_out"] = contenders(arguments, corpus, home)
             for name, racer in racers.items():
@@ -135,7 +137,9 @@ def measured(arguments: argparse.Namespace, corpus: Corpus, home: Path) -> dict[
             run["parameters"] = {name: racer.parameters for name, racer in racers.items()}
         if "labels" in arguments.parts:
             settings = config.load(arguments.recipe)
-            run["labels"] = labels_race(settings, corpus, arguments.lines, arguments.rounds, home)
+            asked = arguments.labelled, arguments.meetings, arguments.rounds
+            run["labels"] = labels_race(settings, corpus, arguments.lines, *asked, home)
+            run["meetings"] = arguments.meetings
     if "workers" in arguments.parts:
         if len(os.sched_getaffinity(0)) < 2:
             print("two workers: left out, there is one core", flush=True)
@@ -182,7 +186,10 @@ def parsed(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--ketos", type=Path, help="the program `ketos` of an environment with kraken")
     parser.add_argument("--ketos-lines", **number, default=128, help="lines that it is given (default: 128)")
     parser.add_argument("--worker-steps", **number, default=60, help="steps of each worker run (default: 60)")
-    parts = ("profile", "race", "labels", "workers")
+    parser.add_argument("--padded", nargs="*", default=list(PADDED), help="recipes whose padding is counted")
+    parser.add_argument("--labelled", nargs="*", choices=FEATURES, default=list(FEATURES), help="whose labels race")
+    parser.add_argument("--meetings", **number, default=2, help="of each line, where labels race (default: 2)")
+    parts = ("profile", "padding", "race", "labels", "workers")
     parser.add_argument("--parts", nargs="*", choices=parts, default=list(parts), help="what is measured")
     parser.add_argument("--name", default="train", help="of the result (default: train)")
     parser.add_argument(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.results import figure, shown
-from benchmarks.train_labels import FEATURES, MEETINGS
 
 OURS = "skip"
 ROUNDS = 5  # fewer are a trial
@@ -102,13 +101,18 @@ def _race(rounds: Rounds) -> dict[str, Figure]:
 def _labels(rounds: Rounds) -> dict[str, Figure]:
     """Speeds of whole trainings, and of stored labels over those made at every meeting."""
     found = {}
-    for features in FEATURES if rounds else ():
+    for features in _labelled(rounds):
         speeds = {how: [_speed(row[f"{features}_{how}"]) for row in rounds] for how in ("met", "stored")}
         for how, own in speeds.items():
             found[f"labels_{features}_{how}"] = figure(own, "lines/s", "higher")
         ratios = [stored / met for met, stored in zip(speeds["met"], speeds["stored"])]
         found[f"labels_{features}_stored_over_met"] = figure(ratios, "×", "higher")
     return found
+
+
+def _labelled(rounds: Rounds) -> list[str]:
+    """What the labels of a race were made of."""
+    return [name.removesuffix("_met") for name in (rounds[0] if rounds else ()) if name.endswith("_met")]
 
 
 def _speed(answer: dict[str, float], clock: str = "seconds") -> float:
@@ -122,6 +126,8 @@ def table(result: dict[str, Any]) -> str:
     if run["profile"]:
         recipes = sorted(run["profile"], key=lambda name: -figures[f"step_{name}"]["value"])  # the smallest first
         blocks += [_peak_table(figures, recipes), _share_table(figures, recipes)]
+    if run["padding"]:
+        blocks.append(_padding_line(figures))
     if run["race"]:
         blocks.append(_race_table(figures, run))
     if run.get("labels"):
@@ -157,13 +163,13 @@ def _share_table(figures: dict[str, Figure], recipes: list[str]) -> str:
         if any(name in figures for name in names):
             cells = [_percent(figures[name]) if name in figures else "" for name in names]
             rows.append(f"| {title} | {' | '.join(cells)} |")
-    shares = {name.removeprefix("padding_"): _percent(figures[name]) for name in figures if name.startswith("padding_")}
-    if shares:
-        said = ", ".join(f"{share} (`{name}`)" for name, share in shares.items())
-        rows.append(
-            f"\nOf a batch's steps so much is padding, where less than {100 * PADDING:g} % is the goal: {said}."
-        )
     return "\n".join(rows)
+
+
+def _padding_line(figures: dict[str, Figure]) -> str:
+    shares = {name.removeprefix("padding_"): _percent(figures[name]) for name in figures if name.startswith("padding_")}
+    said = ", ".join(f"{share} (`{name}`)" for name, share in shares.items())
+    return f"Of a batch's steps so much is padding, where less than {100 * PADDING:g} % is the goal: {said}."
 
 
 def _race_table(figures: dict[str, Figure], run: dict[str, Any]) -> str:
@@ -193,10 +199,10 @@ def _race_table(figures: dict[str, Figure], run: dict[str, Any]) -> str:
 
 def _labels_table(figures: dict[str, Figure], run: dict[str, Any]) -> str:
     rows = [
-        f"| whole pre-training, `{run['recipe']}`, {MEETINGS} meetings of each line; labels of | made at every meeting, lines/s | made once and stored | stored over made at every meeting |",
+        f"| whole pre-training, `{run['recipe']}`, {run['meetings']} meetings of each line; labels of | made at every meeting, lines/s | made once and stored | stored over made at every meeting |",
         "|---|---|---|---|",
     ]
-    for features in FEATURES:
+    for features in _labelled(run["labels"]):
         met, stored = (shown(figures[f"labels_{features}_{how}"], ".1f") for how in ("met", "stored"))
         rows.append(
             f"| `{features}` | {met} | {stored} | {shown(figures[f'labels_{features}_stored_over_met'], '.2f')} |"
@@ -234,11 +240,12 @@ def _foot(result: dict[str, Any], run: dict[str, Any]) -> str:
     rounds = max(
         *(len(run.get(part, [])) for part in ("race", "labels", "workers")), *map(len, run["profile"].values()), 0
     )
-    trial = "" if rounds >= ROUNDS else "**A trial that proves nothing but that the benchmark runs:** "
-    return (
-        f"{trial}`{result['command']}` on {result['cpu']}, one thread each: median and [least, most] of {rounds} rounds, "
-        f"ratios of the same round; {run['lines']:,} lines of {run['mean_width']:.0f} px in the mean; {data}; {libraries}."
+    # Padding is counted, not timed: it is the same at each time.
+    trial = "" if rounds >= ROUNDS or not rounds else "**A trial that proves nothing but that the benchmark runs:** "
+    timed = (
+        f" on {result['cpu']}, one thread each: median and [least, most] of {rounds} rounds, ratios of the same round"
     )
+    return f"{trial}`{result['command']}`{timed if rounds else ''}; {run['lines']:,} lines of {run['mean_width']:.0f} px in the mean; {data}; {libraries}."
 
 
 def _percent(figure: Figure) -> str:

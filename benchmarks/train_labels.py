@@ -12,7 +12,6 @@ from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Config
 from maskocr_core.training import codebooks, pretraining, stored_labels
 
-MEETINGS = 2  # of each line: storing pays the more, the oftener a line is met
 FEATURES = ("gradients", "encoder")  # the default, and those that cost most
 
 
@@ -41,12 +40,17 @@ class Labelled:
         return labels
 
 
-def labels_race(settings: Config, corpus: Corpus, lines: int, rounds: int, home: Path) -> list[dict[str, Any]]:
-    """Rounds of {"<features>_met", "<features>_stored"} over the same steps, MEETINGS of each of the `lines` lines."""
-    steps = MEETINGS * lines // settings.pretrain.batch
+def labels_race(
+    settings: Config, corpus: Corpus, lines: int, kinds: list[str], meetings: int, rounds: int, home: Path
+) -> list[dict[str, Any]]:
+    """Rounds of {"<features>_met", "<features>_stored"} of each kind over the same steps, some meetings of each of the `lines` lines.
+
+    Storing pays the more, the oftener a line is met.
+    """
+    steps = meetings * lines // settings.pretrain.batch
     training = settings.pretrain.model_copy(update={"steps": steps, "checkpoint_every": steps})
     racers = {}
-    for features in FEATURES:
+    for features in kinds:
         described = settings.codebook.model_copy(update={"features": features})
         own = settings.model_copy(update={"pretrain": training, "codebook": described})
         book = codebook_in(home / f"codebook-{features}", own)

@@ -141,7 +141,9 @@ def test_the_decoders_agree_on_a_plain_line():
 def trained(raw, tmp_path_factory):
     """The result of the benchmark of training, tiny and in this process, with a stand-in for the workers."""
     home = tmp_path_factory.mktemp("training")
-    words = "--lines 64 --rounds 2 --recipe smoke --profiled smoke --worker-steps 20".split()
+    words = (
+        "--lines 64 --rounds 2 --recipe smoke --profiled smoke --padded smoke --worker-steps 20 --meetings 3".split()
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(results, "FOLDER", home / "results")
         patch.setattr(train_profile, "PEAK_SIZE", 64)
@@ -173,6 +175,14 @@ def test_ours_is_raced_against_peers_of_about_its_size_and_those_not_given_are_n
     assert "A trial" in shown and trained["command"] in shown
 
 
+def test_padding_is_counted_and_said_without_a_clock(trained):
+    alone = trained | {"figures": {"padding_smoke": trained["figures"]["padding_smoke"]}}
+    alone["runs"] = [trained["runs"][0] | {"profile": {}, "race": [], "labels": [], "workers": []}]
+    shown = train_figures.table(alone)
+    assert 0 < alone["figures"]["padding_smoke"]["value"] < 1 and "% (`smoke`)" in shown
+    assert "one thread each" not in shown and "A trial" not in shown
+
+
 def test_two_trainings_that_say_nothing_to_each_other_stand_beside_two_workers(trained):
     for row in trained["runs"][0]["workers"]:
         assert row["apart_2"]["lines"] == 2 * row["apart_1"]["lines"]
@@ -191,11 +201,11 @@ def test_a_commit_whose_files_were_changed_says_so_in_a_table():
 def test_labels_made_at_every_meeting_race_those_made_once_over_whole_trainings(trained):
     rounds, figures = trained["runs"][0]["labels"], trained["figures"]
     for row in rounds:
-        assert {answer["lines"] for answer in row.values()} == {train_labels.MEETINGS * 64}
+        assert {answer["lines"] for answer in row.values()} == {3 * 64}
     for features in train_labels.FEATURES:
         ratios = [row[f"{features}_met"]["seconds"] / row[f"{features}_stored"]["seconds"] for row in rounds]
         assert figures[f"labels_{features}_stored_over_met"]["spread"] == pytest.approx([min(ratios), max(ratios)])
-    assert f"{train_labels.MEETINGS} meetings of each line" in train_figures.table(trained)
+    assert "3 meetings of each line" in train_figures.table(trained)
 
 
 def test_the_speed_of_workers_is_that_of_their_log_without_its_first_row():

@@ -14,7 +14,7 @@ from conftest import run_stage
 
 from maskocr_core import artifacts, config
 from maskocr_core.artifacts import Artifact
-from maskocr_core.services import cluster, storage, workers
+from maskocr_core.services import cluster, post, storage, workers
 from maskocr_core.training import checkpoint
 from maskocr_core.training.log import TrainingLog
 from maskocr_core.training.saw import Saw
@@ -41,9 +41,17 @@ def test_two_workers_train_an_encoder_as_one_process_does(tmp_path):
     assert figures["shared"]["steps"] == 20 and figures["shared"]["resumed_at"] == 0
 
 
+@pytest.fixture
+def letters(monkeypatch):
+    """What was brought from nodes that share no folder, in the order in which it came."""
+    came, delivered = [], post._delivered
+    monkeypatch.setattr(post, "_delivered", lambda letter: (came.append(letter), delivered(letter)))
+    return came
+
+
 @pytest.mark.services
 def test_workers_that_share_no_folder_with_the_caller_go_by_the_store_and_send_back_what_they_made(
-    at_s3, tmp_path, monkeypatch
+    at_s3, tmp_path, monkeypatch, letters
 ):
     monkeypatch.setenv("MASKOCR_STORE", f"s3://{at_s3.buckets[0]}/lines")
     settings = config.load("smoke", ["pretrain.workers=2"])
@@ -51,9 +59,15 @@ def test_workers_that_share_no_folder_with_the_caller_go_by_the_store_and_send_b
     packed.quantized(tmp_path / "codebook", lines, settings)
     touch = Path.touch
     monkeypatch.setattr(Path, "touch", lambda path: None if path.name.startswith(".seen-") else touch(path))
-    assert run_stage("pretrain", settings, tmp_path, tmp_path, encoder_out=tmp_path / "encoder")["steps"] == 8
+    with nodes.one_node() as address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        assert run_stage("pretrain", settings, tmp_path, tmp_path, encoder_out=tmp_path / "encoder")["steps"] == 8
     assert [row["step"] for row in TrainingLog(tmp_path / "encoder/log.jsonl").rows()] == [8]
     assert Artifact(tmp_path / "encoder").read_bytes("encoder.safetensors")
+    came = {letter.name: letter.content for letter in letters}
+    assert list(came)[-1] == "log.jsonl", "a row is said when the pictures before it are there"
+    for name in ("log.jsonl", "pictures/step-00000008.png"):
+        assert came[name] == Artifact(tmp_path / "encoder").read_bytes(name)
 
 
 def test_no_more_workers_train_than_the_machine_has_gpus(tmp_path, monkeypatch, capsys):
@@ -109,7 +123,7 @@ def test_fine_tuning_on_a_given_cluster_finds_inputs_that_are_named_from_where_i
 
 @pytest.mark.services
 def test_fine_tuning_on_nodes_that_share_no_folder_with_the_caller_goes_by_the_store(
-    at_s3, fine_tuned_here, tmp_path, monkeypatch
+    at_s3, fine_tuned_here, tmp_path, monkeypatch, letters
 ):
     monkeypatch.setenv("MASKOCR_STORE", f"s3://{at_s3.buckets[0]}/far")
     monkeypatch.setenv("MASKOCR_WORK", str(tmp_path / "work-there"))
@@ -133,6 +147,7 @@ def test_fine_tuning_on_nodes_that_share_no_folder_with_the_caller_goes_by_the_s
     assert recognisers(tmp_path / "there") == fine_tuned_here
     kept = {file.name.split("/")[1] for file in storage.files(f"s3://{at_s3.buckets[0]}/far/unfinished/runs/")}
     assert "result.json" in kept and "checkpoints" not in kept
+    assert {letter.name for letter in letters} == {"log.jsonl"} and len({letter.folder for letter in letters}) == 4
     assert not list(room.glob("maskocr-*")), "nothing of the run stays on the nodes"
 
 

@@ -28,7 +28,7 @@ MAY_IMPORT = {
 VENDORS = {
     "mlflow": {f"maskocr_core/services/{name}.py" for name in ("tracking", "registered", "compared")},
     "great_expectations": {"maskocr_core/services/expectations.py"},
-    "ray": {f"maskocr_core/services/{name}.py" for name in ("cluster", "workers", "jobs")},
+    "ray": {f"maskocr_core/services/{name}.py" for name in ("cluster", "post", "workers", "jobs")},
     "boto3": {"maskocr_core/services/s3.py"},
     "botocore": {"maskocr_core/services/s3.py"},
 }

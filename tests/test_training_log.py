@@ -9,8 +9,9 @@ import pytest
 from maskocr_core import artifacts
 from maskocr_core.config import Registry
 from maskocr_core.services import logged, tracking
+from maskocr_core.services.post import PICTURES
 from maskocr_core.training import distributed
-from maskocr_core.training.log import PICTURES, Follower, TrainingLog
+from maskocr_core.training.log import Follower, TrainingLog
 
 STEPS = 5
 

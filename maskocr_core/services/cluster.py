@@ -13,10 +13,10 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from maskocr_core.services import storage
+from maskocr_core.services import post, storage
 
 RETRIES = 3
 GPU_SHARE = 0.25  # of a GPU that a run of fine-tuning asks for at the least: a small recogniser leaves most of one idle
@@ -122,16 +122,18 @@ def gpus_held() -> float:
     return sys.modules["ray"].get_runtime_context().get_assigned_resources().get("GPU", 0.0)
 
 
-def each(function: Callable[..., Any], calls: list[tuple[Any, ...]], jobs: int) -> list[Any]:
+def each(function: Callable[..., Any], calls: list[tuple[Any, ...]], jobs: int, office: str = "") -> list[Any]:
     """`function(*call)` for every call as Ray tasks of one core, `jobs` at a time; results in the order of the calls.
 
     Where there are GPUs, or will be, each gets a share of one, evenly among `jobs` but no less than `GPU_SHARE`; without it
     Ray would hide them all.
 
+    office: under which name tasks on nodes of a given cluster bring what they log, if they share no folder with the caller.
+
     A task whose worker or node dies is started again, up to `RETRIES` times, and goes on from where its checkpoints are. What
     a task raises is raised at once, and no other is begun. Raises RuntimeError if one was lost more often.
     """
-    with connected(cpus=jobs) as ray:
+    with connected(cpus=jobs) as ray, post.opened(ray, office) if office and given() else nullcontext():
         # A process of its own for each task: nothing of one run is left when the next begins.
         options = {"num_cpus": 1, "num_gpus": max(GPU_SHARE, 1 / jobs) if has_gpus(ray) else 0}
         remote = ray.remote(**options, max_retries=RETRIES, retry_exceptions=False, max_calls=1)(function)

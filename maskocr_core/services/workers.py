@@ -11,13 +11,13 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from maskocr_core import artifacts
-from maskocr_core.services import cluster
+from maskocr_core.services import cluster, post
 
 MAX_LOST = 20  # times that workers may be lost before the work is to blame
 PATIENCE = 5.0  # s in which a worker that hears nothing more from another may learn that this one has told its error
@@ -99,12 +99,10 @@ def data_parallel(
     with (
         marked(folder) as mark,
         cluster.connected(cpus=workers) as ray,
+        post.opened(ray, mark.name) if cluster.given() else nullcontext(),
         tempfile.TemporaryDirectory(prefix="maskocr-train-") as storage,
     ):
-        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-            ray.get_runtime_context().get_node_id(), soft=False
-        )
-        verdict = ray.remote(num_cpus=0, scheduling_strategy=here)(Verdict).remote()  # not where a node may be lost
+        verdict = ray.remote(num_cpus=0, scheduling_strategy=post.here(ray))(Verdict).remote()
         attempt = _attempt(function, tuple(map(_carried, arguments)), folder, mark, verdict, Path(storage))
         try:
             came = _trainer(ray, attempt, workers, storage).fit().return_value
@@ -220,7 +218,8 @@ def _meeting(storage: Path | None) -> str:
 def place_of(folder: Path, mark: Path) -> Iterator[tuple[Path, bool, Path]]:
     """(folder of the unfinished work for this worker, whether it is the caller's own, room for what is unpacked).
 
-    The room is gone with the block, and so is the folder where it is not the caller's own: it lies in the room then. Raises
+    The room is gone with the block, and so is the folder where it is not the caller's own: it lies in the room then, and its
+    log and pictures are brought to the caller's meanwhile. Raises
     ValueError if it would, and there is no store either: checkpoints would be lost with this node.
     """
     # Where an error ends the block, a checkpoint may be under way yet.
@@ -236,7 +235,8 @@ def place_of(folder: Path, mark: Path) -> Iterator[tuple[Path, bool, Path]]:
         os.environ["MASKOCR_WORK"] = str(Path(room) / "work")
         here = artifacts.work_folder() / own
         here.mkdir(parents=True)
-        yield here, False, Path(room)
+        with post.brought(mark.name, here, folder):
+            yield here, False, Path(room)
 
 
 def _carried(argument: Any) -> Any:

@@ -29,6 +29,7 @@ def pretrain(
 
     from maskocr_core import artifacts
     from maskocr_core.artifacts import Artifact
+    from maskocr_core.services.post import LOG, PICTURES
     from maskocr_core.training import checkpoint, origin, pretraining, saw
     from maskocr_core.training.distributed import data_parallel
 
@@ -52,13 +53,13 @@ def pretrain(
                 labels,
             ),
             workers=config.pretrain.workers,
-            log=folder / "log.jsonl",
+            log=folder / LOG,
             what=f"pretrain {size}".rstrip(),
             steps=config.pretrain.steps,
             registry=config.registry,
         )
         shutil.copytree(folder / "encoder", out, dirs_exist_ok=True)
-        shutil.copy2(folder / "log.jsonl", out / "log.jsonl")
+        shutil.copy2(folder / LOG, out / LOG)
         kept = (
             "masked_loss", "visible_loss", "masked_accuracy", "probe_cer", "lines_per_second", "resumed_at", "steps"
         )  # fmt: skip
@@ -74,10 +75,10 @@ def pretrain(
     for size in config.pretrain.sizes:
         place = f"{checkpoint.SIZES}/{size}"
         figures |= {f"{name}_{size}": value for name, value in train(size, folder / place, encoder_out / place).items()}
-    pictures = encoder_out / "pictures"
-    shutil.copytree(folder / "pictures", pictures, dirs_exist_ok=True)
+    pictures = encoder_out / PICTURES
+    shutil.copytree(folder / PICTURES, pictures, dirs_exist_ok=True)
     shown = json.loads((pictures / "shown.json").read_text())
-    artifacts.write_json(encoder_out / "shown.json", {f"pictures/{name}": ids for name, ids in shown.items()})
+    artifacts.write_json(encoder_out / "shown.json", {f"{PICTURES}/{name}": ids for name, ids in shown.items()})
     (pictures / "shown.json").unlink()
     if "codebook.png" in Artifact(codebook).names():
         artifacts.write_bytes(pictures / "codebook.png", Artifact(codebook).read_bytes("codebook.png"))

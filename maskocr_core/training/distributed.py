@@ -10,7 +10,8 @@ from typing import Any
 
 from maskocr_core.config import Registry
 from maskocr_core.progress import Progress
-from maskocr_core.training.log import PICTURES, Follower
+from maskocr_core.services.post import PICTURES
+from maskocr_core.training.log import Follower
 
 PATIENCE = 60.0  # s until a tracker that did not answer is asked again
 SAID = (
@@ -59,8 +60,12 @@ def each(
     logs: list[Path],
     steps: list[int],
     registry: Registry,
+    office: str,
 ) -> list[Any]:
-    """Run `function(*call)` for every call: one after another (jobs = 0), or `jobs` at a time as Ray tasks of one core each."""
+    """Run `function(*call)` for every call: one after another (jobs = 0), or `jobs` at a time as Ray tasks of one core each.
+
+    office: under which name tasks elsewhere bring their logs here.
+    """
     if not jobs:
         results = []
         for call, name, log, total in zip(calls, what, logs, steps):
@@ -74,7 +79,7 @@ def each(
     with ExitStack() as stack:
         for name, log, total in zip(what, logs, steps):
             stack.enter_context(Follower(log, _say(name, total, registry)))
-        return cluster.each(function, calls, jobs)
+        return cluster.each(function, calls, jobs, office)
 
 
 def _say(what: str, steps: int, registry: Registry, pictures: Path | None = None) -> Callable[[dict[str, float]], None]:

@@ -22,6 +22,7 @@ from maskocr_core.judging import metrics
 from maskocr_core.model.recognizer import Recognizer
 from maskocr_core.model.vocabulary import Vocabulary
 from maskocr_core.services import disk
+from maskocr_core.services.post import LOG
 from maskocr_core.training import checkpoint, device
 from maskocr_core.training.checkpoints import Checkpoints
 from maskocr_core.training.kept_runs import CHECKPOINTS, CURVE, RESULT, KeptRun
@@ -98,7 +99,7 @@ def train(run: Run, config: Config, data: Path, selection: Path, folder: Path) -
             artifacts.write_json(finished, _train(run, config, data, selection, kept))
         if not kept.is_kept():  # nor was it if the process was killed here before
             # All of it once more: an attempt that did not know of this one may have put something of its own there.
-            kept.keep(*MARKS, CURVE, "log.jsonl", RESULT)
+            kept.keep(*MARKS, CURVE, LOG, RESULT)
         return json.loads(finished.read_text())
 
 
@@ -125,7 +126,7 @@ def _train(run: Run, config: Config, data: Path, selection: Path, kept: KeptRun)
     # A head that is new says nothing yet which would be worth remembering.
     part = "encoder." if new_characters == len(recognizer.vocabulary.characters) else ""
     curve = Curve(kept, run, recognizer, model, validation, run.remedies(config).get("average", 0.0), part)
-    log = TrainingLog(folder / "log.jsonl")
+    log = TrainingLog(folder / LOG)
 
     def stream(first: int, bookmark: batches.Bookmark):
         return batches.training(

@@ -8,8 +8,6 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-PICTURES = "pictures"  # folder beside a log: what was drawn meanwhile, and `shown.json`, which lines each picture shows
-
 
 class TrainingLog:
     """One JSON object a line: `step` and its figures. Steps at or after a resumed one are said again, the last one counts."""

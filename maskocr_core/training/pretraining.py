@@ -12,10 +12,11 @@ from maskocr_core import artifacts
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Config
 from maskocr_core.data import admitted, batches, budgets
+from maskocr_core.services.post import LOG, PICTURES
 from maskocr_core.training import checkpoint, codebooks, device, objectives, pictures, probing, stored_labels
 from maskocr_core.training.checkpoints import Checkpoints
 from maskocr_core.training.exchange import Place
-from maskocr_core.training.log import PICTURES, TrainingLog
+from maskocr_core.training.log import TrainingLog
 from maskocr_core.training.loop import fit
 
 
@@ -50,7 +51,7 @@ def train(
         else batches.Stream(*inputs, "unlabeled", config.data)
     )
     watch = Watch(objective, config, data, selection, folder) if rank == 0 else None
-    log = TrainingLog(folder / "log.jsonl")
+    log = TrainingLog(folder / LOG)
 
     def stream(first: int, bookmark: batches.Bookmark):
         return batches.training(

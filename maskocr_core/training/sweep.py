@@ -12,6 +12,7 @@ from pathlib import Path
 
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Config
+from maskocr_core.services.post import LOG
 from maskocr_core.services.workers import Carried, marked, place_of
 from maskocr_core.training import checkpoint, finetuning
 from maskocr_core.training.distributed import each
@@ -141,9 +142,10 @@ def carry_out(grid: list[Run], config: Config, lines: Path, selection: Path, fol
             [(run, _carried(run, packed), config, *inputs, folder, mark) for run, folder in zip(grid, folders)],
             jobs=config.sweep.jobs,
             what=names,
-            logs=[folder / "log.jsonl" for folder in folders],
+            logs=[folder / LOG for folder in folders],
             steps=[run.steps for run in grid],
             registry=config.registry,
+            office=mark.name,
         )
     for folder in folders:
         kept = KeptRun(folder)

@@ -28,6 +28,12 @@ def packs(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def weighted(tmp_path_factory):
+    weight = lambda number: (1.0, 0.5, 0.1)[number % 3]  # noqa: E731
+    return packed.pack(tmp_path_factory.mktemp("weighted"), {"train": wide_lines(LINES)}, shard_lines=4, weight=weight)
+
+
+@pytest.fixture(scope="module")
 def source(packs):
     return packed.source(packs, "train", DATA)
 
@@ -43,9 +49,11 @@ def test_every_line_comes_once_an_epoch(source):
 
 
 @pytest.mark.parametrize("augment", [False, True])
-def test_a_stream_gives_the_very_batches_that_the_whole_set_in_memory_gives(packs, source, augment):
+@pytest.mark.parametrize("selection", ["packs", "weighted"])
+def test_a_stream_gives_the_very_batches_that_the_whole_set_in_memory_gives(request, selection, augment):
+    packs = request.getfixturevalue(selection)
     streamed = batches.training(packed.stream(packs, "train", DATA), batch=BATCH, seed=4, augment=augment)
-    whole = batches.training(source, batch=BATCH, seed=4, augment=augment)
+    whole = batches.training(packed.source(packs, "train", DATA), batch=BATCH, seed=4, augment=augment)
     for found, expected in islice(zip(streamed, whole), 2 * LINES // BATCH):
         assert found.line_ids == expected.line_ids and found.texts == expected.texts
         assert torch.equal(found.ink, expected.ink) and torch.equal(found.valid, expected.valid)
@@ -68,8 +76,13 @@ def test_a_stream_begun_at_a_later_step_decodes_nothing_of_the_windows_before(pa
 
 @pytest.mark.parametrize("augment", [False, True])
 @pytest.mark.parametrize("fill", ["lines", "tokens"])
+@pytest.mark.parametrize("selection", ["packs", "weighted"])
 @pytest.mark.parametrize("done", [1, 8, 30, 31])
-def test_a_stream_begun_with_a_bookmark_is_the_same_and_reads_no_window_before(packs, monkeypatch, fill, augment, done):
+def test_a_stream_begun_with_a_bookmark_is_the_same_and_reads_no_window_before(
+    request, monkeypatch, fill, augment, done, selection
+):
+    packs = request.getfixturevalue(selection)
+
     def stream(**place):
         source = packed.stream(packs, "train", DATA)
         return batches.training(source, batch=BATCH, seed=3, fill=fill, multiple=2, augment=augment, **place)
@@ -113,12 +126,12 @@ def test_few_lines_scattered_over_many_row_groups_fill_batches_without_coming_tw
     assert [len(set(batch.line_ids)) for batch in drawn] == [16] * 10
 
 
-def test_a_weight_below_one_is_how_often_a_line_is_drawn(tmp_path):
+@pytest.mark.parametrize("read", [packed.source, packed.stream])
+def test_a_weight_below_one_is_how_often_a_line_is_drawn(tmp_path, read):
     weights = {0: 1.0, 1: 0.5, 2: 0.1}
-    some = packed.source(
-        packed.pack(tmp_path, {"train": wide_lines(60)}, weight=lambda number: weights[number % 3]), "train", DATA
-    )
-    ids = Counter(drawn(batches.training(some, batch=4, seed=0), 400))
+    packs = packed.pack(tmp_path, {"train": wide_lines(60)}, weight=lambda number: weights[number % 3])
+    some = packed.source(packs, "train", DATA)
+    ids = Counter(drawn(batches.training(read(packs, "train", DATA), batch=4, seed=0), 400))
     share = {
         weight: sum(ids[line] for line, own in zip(some.line_ids, some.weights) if own == np.float32(weight))
         for weight in weights.values()

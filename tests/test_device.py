@@ -1,6 +1,7 @@
 """Where and how precisely a model is trained; without a GPU nothing changes."""
 
 import dataclasses
+import shutil
 from contextlib import nullcontext
 
 import pytest
@@ -59,5 +60,16 @@ def test_on_a_gpu_the_blocks_are_compiled_each_for_itself_for_any_width_and_keep
     names = list(model.state_dict())
     monkeypatch.setattr(nn.Module, "to", lambda self, where: compiled.append(where))
     monkeypatch.setattr(nn.Module, "compile", lambda self, **how: compiled.append((type(self), how)))
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}" if name == "gcc" else None)
     device.prepared(model, GPU)
     assert compiled == [GPU, (Block, {"dynamic": True})] and list(model.state_dict()) == names
+
+
+def test_without_a_c_compiler_as_in_the_image_the_blocks_run_as_they_are_and_it_is_said(monkeypatch, capsys):
+    moved = []
+    monkeypatch.setattr(nn.Module, "to", lambda self, where: moved.append(where))
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **how: pytest.fail("there is nothing to compile with"))
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.delenv("CC", raising=False)
+    device.prepared(Block(32, 2, 0.0), GPU)
+    assert moved == [GPU] and "no C compiler here" in capsys.readouterr().out

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -18,6 +19,8 @@ from torch import nn
 from maskocr_core.data.batches import Batch
 from maskocr_core.model.encoder import Block
 from maskocr_core.services import cluster
+
+COMPILERS = ("gcc", "clang")  # that Triton, which torch.compile generates for, looks for beside CC
 
 
 def here() -> torch.device:
@@ -66,13 +69,17 @@ def precision(device: torch.device) -> AbstractContextManager[Any]:
 def prepared(objective: nn.Module, device: torch.device) -> None:
     """Move an objective to its device; on CUDA its Transformer blocks are compiled, one graph for all of them and any width.
 
-    Elsewhere nothing is: on a CPU compiling takes a minute, a compiler, and changes the last bits. Of PyTorch's kernels of
+    That takes a C compiler, which the image has not: without one they run as they are, and it is said. Elsewhere nothing is
+    compiled: on a CPU it takes a minute, and changes the last bits. Of PyTorch's kernels of
     attention that of cuDNN is not used: it takes some 20 ms of a core to plan for each number and length of lines that it
     meets first, which was four fifths of a step on an H100.
     """
     objective.to(device)
     if device.type == "cuda":
         torch.backends.cuda.enable_cudnn_sdp(False)
+        if not os.environ.get("CC") and not any(map(shutil.which, COMPILERS)):
+            print("blocks are not compiled: there is no C compiler here (install gcc, or set CC, for that)", flush=True)
+            return
         for module in objective.modules():
             if isinstance(module, Block):
                 module.compile(dynamic=True)

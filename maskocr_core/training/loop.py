@@ -24,7 +24,7 @@ from maskocr_core.training.rates import Rate
 
 LOG_EVERY = 10
 BETAS = 0.9, 0.98  # of AdamW: a shorter memory of squares than is usual, as Transformers have it that are warmed up
-MOST_NAMED = 64  # lines of a batch without a finite loss
+MOST_NAMED = 256  # lines of a share without a finite loss; those of our recipes are no larger
 
 
 def learning_rate(step: int, training: Training) -> float:

@@ -179,21 +179,20 @@ class Comparison:
             ]
             return [one.result() for one in waiting]
 
-    def rates(self) -> dict[tuple[str, str], float]:
-        """The learning rate of each start and decoder that is best on validation, tried on the first seed at the smallest budget."""
+    def tries(self) -> dict[tuple[str, str], list[dict[str, Any]]]:
+        """By start and decoder the runs that tried each learning rate, on the first seed at the smallest budget."""
         pairs = list(product(self.pack.starts, self.pack.decoders))
         smallest = min(self.pack.budgets)
         calls = [Call(start, smallest, decoder, RATES, SEEDS[:1]) for start, decoder in pairs]
-        return {
-            pair: run["learning_rate"]
-            for pair, (made, _) in zip(pairs, self.carried_out(calls))
-            for run in made["runs"]
-            if run["chosen"]
-        }
+        return {pair: made["runs"] for pair, (made, _) in zip(pairs, self.carried_out(calls))}
 
     def rows(self) -> list[dict[str, Any]]:
-        """For each decoder and budget a row a start, held against scratch over the documents of validation."""
-        rates, rows = self.rates(), []
+        """For each decoder and budget a row a start, held against scratch over the documents of validation.
+
+        `tried`: what each learning rate came to, of which the better one on validation made the row.
+        """
+        tries, rows = self.tries(), []
+        rates = {pair: next(run["learning_rate"] for run in runs if run["chosen"]) for pair, runs in tries.items()}
         calls = [
             Call(start, budget, decoder, (rates[start, decoder],), SEEDS)
             for decoder, budget, start in product(self.pack.decoders, self.pack.budgets, self.pack.starts)
@@ -203,7 +202,12 @@ class Comparison:
             own = [call for call in calls if (call.decoder, call.budget) == (decoder, budget)]
             of_start = {call.start: made[call][0] for call in own}
             read = [readings for call in own for readings in made[call][1]]
-            rows += [{"budget": budget, "decoder": decoder} | row for row in self.compared(read, of_start)]
+            for row in self.compared(read, of_start):
+                tried = [
+                    {name: run[name] for name in ("learning_rate", "seed", "budget", "validation_cer")}
+                    for run in tries[row["start"], decoder]
+                ]
+                rows.append({"budget": budget, "decoder": decoder, "tried": tried} | row)
         return rows
 
     def compared(self, read: list[comparison.Readings], made: dict[str, dict]) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ import json
 import math
 import subprocess
 import sys
-from itertools import count
+from itertools import count, product
 from types import SimpleNamespace
 
 import numpy as np
@@ -320,6 +320,36 @@ def test_a_row_of_the_method_says_what_its_runs_came_to_and_how_it_stands_to_scr
     assert scratch["cer"]["all"]["value"] == pytest.approx(9 / 80) and scratch["by_seed"]["all"] == [0.1, 0.1]
     assert pretrained["differences"]["scratch"]["value"] == pytest.approx(-4.5 / 80)
     assert pretrained["cpu_minutes"] == 1.5 and pretrained["curves"] == [[[250, 0.2]]] * 2
+
+
+def test_the_better_learning_rate_on_validation_makes_the_rows_and_the_other_one_is_told_too(monkeypatch):
+    texts, documents = ["abcdefghij"] * 8, list("aabbccdd")
+    monkeypatch.setattr(method.Comparison, "__init__", lambda self: None)
+    monkeypatch.setattr(method.Comparison, "validation", lambda self: SimpleNamespace(texts=texts, documents=documents))
+
+    def carried_out(self, calls):
+        for call in calls:
+            runs = [
+                dict(
+                    learning_rate=rate, seed=seed, budget=call.budget, chosen=rate == 0.001, curve=[], cpu_seconds=60.0
+                )
+                | {"validation_cer": dict.fromkeys(("quarter", "half", "all"), rate)}
+                for rate in call.rates
+                for seed in call.seeds
+            ]
+            yield {"runs": runs}, [Readings(call.start, {"all": [texts] * len(runs)})]
+
+    monkeypatch.setattr(method.Comparison, "carried_out", carried_out)
+    compared = method.Comparison()
+    compared.pack = method.Pack("pack", "other", (30, 10), ("scratch", "pretrained"))
+    rows = compared.rows()
+    assert [(row["budget"], row["start"]) for row in rows] == list(product((30, 10), ("scratch", "pretrained")))
+    for row in rows:
+        assert row["learning_rate"] == 0.001 and row["by_seed"]["all"] == [0.001, 0.001]
+        told = [
+            (run["learning_rate"], run["seed"], run["budget"], run["validation_cer"]["all"]) for run in row["tried"]
+        ]
+        assert told == [(rate, 0, 10, rate) for rate in method.RATES]
 
 
 def test_the_method_is_held_against_scratch_and_transfer_seed_by_seed():

@@ -8,7 +8,8 @@ brings no unlabelled lines, so that its labelled ones beyond the budget are take
 `--set codebook.features=encoder` a recogniser makes the labels of pre-training: for each budget the one that `transfer` comes to
 with it, so that no start knows of more labels than transfer does; with `--rounds 2` the one that `both` comes to after that makes
 labels anew, and the starts that are pre-trained are made once more; `--last-round pretrain.steps=15000` makes the last of them
-longer. All of it are the stages of maskocr in a work folder of its own, some at a time, so that a stop loses nothing and nothing
+longer, and `--fine-tuning sweep.frozen=0.2` freezes encoders at first in fine-tuning. All of it are the stages of maskocr in a work
+folder of its own, some at a time, so that a stop loses nothing and nothing
 is made twice; hours on two cores. Every figure is of the validation lines: the test lines are not read.
 
 Writes the packs that were asked for into `results/method.json`, beside those that are there; each says its commit. A pack that
@@ -146,8 +147,10 @@ class Comparison:
         overrides: list[str],
         rounds: int = 1,
         last: Sequence[str] = (),
+        tuning: Sequence[str] = (),
     ):
         self.pack, self.jobs, self.overrides, self.rounds, self.last = pack, jobs, overrides, rounds, last
+        self.tuning = tuning
         self.road = Road(work / pack.name)
         base = settings(*overrides, "sweep.jobs=0")
         self.road.accept(base, laid_out(pack, data, self.road.home), data / pack.transfer)
@@ -174,7 +177,9 @@ class Comparison:
         """The calls, `jobs` of them at a time."""
         with ProcessPoolExecutor(self.jobs, mp_context=get_context("spawn")) as pool:
             waiting = [
-                pool.submit(carry_out, call, self.overrides, self.road.home, self.pretrained[call.budget][1])
+                pool.submit(
+                    carry_out, call, [*self.overrides, *self.tuning], self.road.home, self.pretrained[call.budget][1]
+                )
                 for call in calls
             ]
             return [one.result() for one in waiting]
@@ -254,7 +259,11 @@ def command(pack: str, arguments: argparse.Namespace) -> str:
             words += [f"--{name}", *map(str, given)]
     if arguments.rounds > 1:
         words += ["--rounds", str(arguments.rounds)]
-    for name, changes in (("set", arguments.set), ("last-round", arguments.last_round)):
+    for name, changes in (
+        ("set", arguments.set),
+        ("last-round", arguments.last_round),
+        ("fine-tuning", arguments.fine_tuning),
+    ):
         words += [word for change in changes for word in (f"--{name}", shlex.quote(change))]
     return " ".join(words)
 
@@ -278,6 +287,13 @@ def main() -> None:
         metavar="pretrain.FIELD=VALUE",
         help="other than the recipe in the last of the rounds alone",
     )
+    parser.add_argument(
+        "--fine-tuning",
+        action="append",
+        default=[],
+        metavar="sweep.FIELD=VALUE",
+        help="other than the recipe in fine-tuning alone, what makes labels left as it is",
+    )
     arguments = parser.parse_args()
     if arguments.last_round and arguments.rounds < 2:
         parser.error("--last-round is for --rounds of 2 or more: --set changes the only one")
@@ -291,7 +307,9 @@ def main() -> None:
             starts=tuple(arguments.starts or whole.starts),
         )
         places = arguments.data.absolute(), arguments.work.absolute()
-        compared = Comparison(pack, *places, arguments.jobs, arguments.set, arguments.rounds, arguments.last_round)
+        compared = Comparison(
+            pack, *places, arguments.jobs, arguments.set, arguments.rounds, arguments.last_round, arguments.fine_tuning
+        )
         rows = compared.rows()
         source = compared.validation()
         made = {
@@ -301,6 +319,7 @@ def main() -> None:
             "commit": artifacts.code_commit(),
             "changes": arguments.set,
             "last_round": arguments.last_round,
+            "fine_tuning": arguments.fine_tuning,
             "fine_tuned_on": device.name(),
             "rows": rows,
             "pretraining": compared.pretraining(),

@@ -51,6 +51,7 @@ def told_apart(pack: dict[str, Any]) -> tuple[str, ...]:
     told = [f"round {rounds}"] if rounds > 1 else []
     told += [f"labels of {features}"] if features != "encoder" else []
     told += [f"the last round with {change}" for change in pack.get("last_round", [])]
+    told += [f"fine-tuned with {change}" for change in pack.get("fine_tuning", [])]
     return (*told, *(change for change in changes if change != USUAL and not change.startswith(FEATURES)))
 
 

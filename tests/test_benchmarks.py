@@ -384,6 +384,8 @@ def test_the_method_is_held_against_scratch_and_transfer_seed_by_seed():
     again = run | {"rounds": 2, "rows": [*rows[:2], row("pretrained", 0.35, 0.4)]}
     alone = run | {"changes": ["pretrain.steps=900"], "rows": [*rows[:2], row("pretrained", 0.5, 0.6)]}
     longer = again | {"last_round": ["pretrain.steps=9000"], "rows": [*rows[:2], row("pretrained", 0.3, 0.36)]}
+    frozen = again | {"fine_tuning": ["sweep.frozen=0.2"]}
+    assert method_figures.told_apart(frozen) == ("round 2", "fine-tuned with sweep.frozen=0.2")
     found = method_figures.figures([run, again, alone, longer])
     assert found["lower_than_scratch_fr_hand_300_pretrained_labels_of_gradients_pretrain_steps_900"]["value"] == 0
     assert found["lower_than_scratch_fr_hand_300_pretrained_round_2"]["value"] == pytest.approx(1 - 0.75 / 1.1)
@@ -423,14 +425,15 @@ def test_a_pack_says_the_command_that_makes_its_rows_again():
         "rounds": 2,
         "set": ["model.stem=slim"],
         "last_round": ["pretrain.steps=9000"],
+        "fine_tuning": ["sweep.frozen=0.2"],
         "work": "w",
     }
     said = method.command("fr_hand", SimpleNamespace(**asked))
     assert said == (
         "python benchmarks/method.py fr_hand --budgets 300 --starts scratch pretrained --rounds 2 --set model.stem=slim "
-        "--last-round pretrain.steps=9000"
+        "--last-round pretrain.steps=9000 --fine-tuning sweep.frozen=0.2"
     )
-    none = SimpleNamespace(budgets=None, starts=None, rounds=1, set=[], last_round=[])
+    none = SimpleNamespace(budgets=None, starts=None, rounds=1, set=[], last_round=[], fine_tuning=[])
     assert method.command("fraktur_print", none) == "python benchmarks/method.py fraktur_print"
 
 

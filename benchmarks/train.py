@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -73,7 +74,7 @@ def padding(corpus: Corpus, name: str) -> float:
     training = settings.pretrain
     steps = -(-len(source) // training.batch)
     drawn = batches.training(
-        source, batch=training.batch, seed=training.seed, fill=training.fill, multiple=training.shares
+        source, batch=training.batch, seed=training.seed, fill=training.fill, shares=training.shares
     )
     valid = [share.valid for batch in islice(drawn, steps) for share in shares.split(batch, training.shares)]
     return 1 - sum(int(one.sum()) for one in valid) / sum(one.numel() for one in valid)
@@ -165,7 +166,7 @@ def main(words: list[str]) -> Path:
     run |= {"recipe": arguments.recipe, "lines": arguments.lines, "mean_width": float(widths.mean())}
     path = results.save(
         arguments.name,
-        command=" ".join(["python", "benchmarks/train.py", *words]),
+        command=shlex.join(["python", "benchmarks/train.py", *words]),
         figures=train_figures.all_of(run),
         runs=[run | {"libraries": results.versions(LIBRARIES)}],
         data={f"{arguments.data.parent.name}/{arguments.data.name}": results.digest(arguments.data)},

@@ -101,7 +101,7 @@ class Ours:
                 seed=number,
                 first_step=first,
                 fill=training.fill,
-                multiple=training.shares,
+                shares=training.shares,
                 **self.feeding,
             )
             return watched(counted(made))

@@ -9,6 +9,7 @@ import torch
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import STEP, Data
 from maskocr_core.data import admitted, batches, images
+from maskocr_core.training import shares
 
 DATA = Data(height=32)
 LINES, BATCH = 96, 8  # 24 shards of 4 lines: more than one window of row groups
@@ -85,7 +86,7 @@ def test_a_stream_begun_with_a_bookmark_is_the_same_and_reads_no_window_before(
 
     def stream(**place):
         source = packed.stream(packs, "train", DATA)
-        return batches.training(source, batch=BATCH, seed=3, fill=fill, multiple=2, augment=augment, **place)
+        return batches.training(source, batch=BATCH, seed=3, fill=fill, shares=2, augment=augment, **place)
 
     whole, read = list(islice(stream(), done + 20)), []
     for name in ("window", "weights_of"):
@@ -205,7 +206,7 @@ def test_lines_of_similar_width_meet_so_that_little_is_padding(source):
 
 
 @pytest.mark.parametrize("augment", [False, True])
-@pytest.mark.parametrize("fill", [{"fill": "lines"}, {"fill": "tokens", "multiple": 4}])
+@pytest.mark.parametrize("fill", [{"fill": "lines"}, {"fill": "tokens", "shares": 4}])
 def test_of_a_few_hundred_lines_in_small_batches_less_than_a_twentieth_is_padding(tmp_path, augment, fill):
     random = np.random.default_rng(0)
     some = [(str(number), np.zeros((32, random.integers(50, 110) * STEP), np.uint8)) for number in range(400)]
@@ -213,6 +214,29 @@ def test_of_a_few_hundred_lines_in_small_batches_less_than_a_twentieth_is_paddin
     stream = batches.training(source, batch=16, seed=0, augment=augment, **fill)
     valid = [batch.valid for batch in islice(stream, 3 * 25)]
     assert 1 - sum(one.sum() for one in valid) / sum(one.numel() for one in valid) < 0.05
+
+
+@pytest.mark.parametrize("fill", ["lines", "tokens"])
+def test_of_large_batches_too_less_than_a_twentieth_is_padding_since_a_share_has_neighbours_in_width(tmp_path, fill):
+    random, count = np.random.default_rng(0), 8
+    some = [(str(number), np.zeros((32, random.integers(20, 110) * STEP), np.uint8)) for number in range(1024)]
+    packs = packed.pack(tmp_path, {"train": some})
+    drawn = list(
+        islice(batches.training(packed.stream(packs, "train", DATA), batch=128, seed=0, fill=fill, shares=count), 8)
+    )
+    parts = [[part.valid for part in shares.split(batch, count)] for batch in drawn]
+    valid = [part for batch in parts for part in batch]
+    assert 1 - sum(part.sum() for part in valid) / sum(part.numel() for part in valid) < 0.05
+    assert 1 - sum(batch.valid.sum() for batch in drawn) / sum(batch.valid.numel() for batch in drawn) > 0.07
+    for batch in parts:  # of two workers each has narrow and wide ones
+        steps = [sum(int(part.sum()) for part in batch[worker::2]) for worker in (0, 1)]
+        assert steps[0] == pytest.approx(steps[1], rel=0.05)
+
+
+def test_a_batch_that_shares_do_not_divide_is_left_in_order_of_width(tmp_path):
+    packs = packed.pack(tmp_path, {"train": wide_lines(12)})
+    drawn = next(batches.training(packed.stream(packs, "train", DATA), batch=6, seed=0, shares=4))
+    assert len(drawn.line_ids) == 6
 
 
 def test_pixels_become_ink_and_what_is_beyond_a_line_is_white_and_not_valid(source):
@@ -261,7 +285,7 @@ def test_lines_decoded_ahead_make_the_same_batches(packs, decoders, augment):
 
 
 def by_tokens(source, **settings):
-    return batches.training(source, batch=BATCH, seed=0, fill="tokens", multiple=2, **settings)
+    return batches.training(source, batch=BATCH, seed=0, fill="tokens", shares=2, **settings)
 
 
 def test_batches_by_tokens_hold_about_as_many_steps_each_and_every_line_once_an_epoch(source):

@@ -202,14 +202,15 @@ def training(
     world: int = 1,
     augment: bool = False,
     fill: Literal["lines", "tokens"] = "lines",
-    multiple: int = 1,
+    shares: int = 1,
     decoders: int = 0,
     pinned: bool = False,
 ) -> Iterator[Batch]:
     """Batches of training steps `first_step`, `first_step` + 1, … without end; rank r of n gets rows r, r + n, … of each.
 
     bookmark: of a batch before `first_step` of the same lines, settings and seed. fill: `batch` lines each, or as many
-    lines, a multiple of `multiple`, as make up the padded steps of `batch` lines of mean width. decoders: threads that
+    lines, a multiple of `shares`, as make up the padded steps of `batch` lines of mean width. shares: in which a batch is
+    trained on, each cut to its own width: share s of S is rows s, s + S, …, lines of neighbouring widths. decoders: threads that
     decode ahead; 0 decodes where a batch is asked for. pinned: for a GPU, as `Lines.collate`.
 
     Raises ValueError if there is no line, or `batch` is not a multiple of `world`.
@@ -224,7 +225,7 @@ def training(
         noise = (step.scales[own], np.random.default_rng([seed, step.number, rank])) if augment else None
         return partial(_collated, step.source, step.places[own], noise, pinned, step.bookmark)
 
-    steps = _steps(source, _Cut(batch, fill, multiple), seed, first_step, bookmark, augment)
+    steps = _steps(source, _Cut(batch, fill, shares), seed, first_step, bookmark, augment)
     return ahead(map(call, steps), decoders) if decoders else (call(step)() for step in steps)
 
 
@@ -295,11 +296,11 @@ class _Cut:
 
     batch: int
     fill: Literal["lines", "tokens"]
-    multiple: int
+    shares: int
 
     def filled_up(self, places: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """As many places as are a multiple: some are drawn twice, so that the last batch of a window is whole."""
-        multiple = self.multiple if self.fill == "tokens" else self.batch
+        multiple = self.shares if self.fill == "tokens" else self.batch
         return np.concatenate([places, random.choice(places, -len(places) % multiple)]) if len(places) else places
 
     def of_widths(self, widths: np.ndarray, random: np.random.Generator) -> list[np.ndarray]:
@@ -309,15 +310,23 @@ class _Cut:
             chunks = [order[begin : begin + self.batch] for begin in range(0, len(order), self.batch)]
         else:
             chunks = self._by_tokens(order, widths[order])
-        return [chunks[number] for number in random.permutation(len(chunks))]
+        return [self._by_shares(chunks[number]) for number in random.permutation(len(chunks))]
+
+    def _by_shares(self, chunk: np.ndarray) -> np.ndarray:
+        """Places by width in the order in which rows s, s + S, … are neighbours, and a worker's shares both narrow and wide."""
+        if len(chunk) % self.shares:
+            return chunk
+        half = self.shares // 2
+        blocks = [*range(half), *reversed(range(half, self.shares))]
+        return chunk.reshape(self.shares, -1)[blocks].T.ravel()
 
     def _by_tokens(self, order: np.ndarray, widths: np.ndarray) -> list[np.ndarray]:
-        """`order` cut where `multiple` more lines would make a batch wider in all than `batch` lines of mean width; widths: ascending."""
+        """`order` cut where `shares` more lines would make a batch wider in all than `batch` lines of mean width; widths: ascending."""
         chunks, begin, budget = [], 0, self.batch * widths.mean() if len(widths) else 0.0
         while begin < len(order):
-            end = begin + self.multiple
-            while end < len(order) and (end + self.multiple - begin) * widths[end + self.multiple - 1] <= budget:
-                end += self.multiple
+            end = begin + self.shares
+            while end < len(order) and (end + self.shares - begin) * widths[end + self.shares - 1] <= budget:
+                end += self.shares
             chunks.append(order[begin:end])
             begin = end
         return chunks

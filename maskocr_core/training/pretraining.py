@@ -63,7 +63,7 @@ def train(
             rank=place.rank,
             world=place.world,
             fill=config.pretrain.fill,
-            multiple=config.pretrain.shares,
+            shares=config.pretrain.shares,
             **device.feeding(),
         )
 

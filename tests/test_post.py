@@ -12,7 +12,7 @@ EVENTS = st.sampled_from(["row", "brought", "lost", "another attempt"])
 def looked(path, known, appended=False):
     grown = post._grown(path, known, appended)
     if grown:
-        known[grown.path] = grown.mark, grown.begin + len(grown.content)
+        known[grown.path] = grown.known
     return grown
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from maskocr_core.config import Registry
-from maskocr_core.services import tracking
+from maskocr_core.services import periodic, tracking
 
 EVERY_SECONDS = 30.0  # between two copies of a log that grew
 FOLDER = "logs"
@@ -82,30 +82,20 @@ class _Tee(io.TextIOBase):
 @contextmanager
 def _copied(path: Path, registry: Registry) -> Iterator[None]:
     """A thread that copies the file to the run while it grows; the last copy is made at the end, whatever that is."""
-    ended, trouble = threading.Event(), threading.Event()
+    size, told = 0, False
 
-    def copy(size: int) -> int:
+    def copy() -> None:
+        nonlocal size, told
         if (now := path.stat().st_size) == size:
-            return size
+            return
         try:
             tracking.artifact_store(f"runs:/{tracking.run_id(registry)}").log_artifact(str(path), FOLDER)
         except Exception as error:  # a tracker has many ways to be away, and none is a reason to lose the stage
-            if not trouble.is_set():
+            if not told:
                 print(f"{path.name} is not kept in MLflow for now: {error}", file=sys.__stderr__, flush=True)
-            trouble.set()
-            return size
-        return now
+            told = True
+        else:
+            size = now
 
-    def follow() -> None:
-        size = 0
-        while not ended.wait(EVERY_SECONDS):
-            size = copy(size)
-        copy(size)
-
-    follower = threading.Thread(target=follow, name="log", daemon=True)
-    follower.start()
-    try:
+    with periodic.now_and_then(copy, EVERY_SECONDS, "log"):
         yield
-    finally:
-        ended.set()
-        follower.join()

@@ -6,12 +6,12 @@ What is made comes back at the end by other ways; this is for those who watch. S
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from maskocr_core import artifacts
+from maskocr_core.services import periodic
 
 LOG, PICTURES = "log.jsonl", "pictures"  # what of a folder of unfinished work is brought
 EVERY_SECONDS = 1.0
@@ -54,10 +54,11 @@ def opened(ray: Any, name: str) -> Iterator[None]:
     office = ray.remote(num_cpus=0, scheduling_strategy=here(ray))(Office).options(name=name).remote()
 
     def deliver() -> None:
-        for letter in ray.get(office.take.remote(), timeout=PATIENCE):
-            _delivered(letter)
+        with contextlib.suppress(Exception):
+            for letter in ray.get(office.take.remote(), timeout=PATIENCE):
+                _delivered(letter)
 
-    with _now_and_then(deliver):
+    with periodic.now_and_then(deliver, EVERY_SECONDS, "post"):
         yield
 
 
@@ -74,15 +75,16 @@ def brought(name: str, work: Path, folder: Path) -> Iterator[None]:
     known: dict[Path, tuple[int, int]] = {}
 
     def bring() -> None:
-        # The log is read first and goes last: a row is said when the pictures that were drawn before it are there.
-        log = _grown(work / LOG, known, appended=True)
-        drawn = [_grown(path, known) for path in sorted((work / PICTURES).glob("*"))]
-        if grown := [one for one in (*drawn, log) if one]:
-            letters = [Letter(str(folder), one.path.relative_to(work).as_posix(), *one[2:]) for one in grown]
-            ray.get(office.bring.remote(letters), timeout=PATIENCE)
-            known.update({one.path: (one.mark, one.begin + len(one.content)) for one in grown})
+        with contextlib.suppress(Exception):
+            # The log is read first and goes last: a row is said when the pictures that were drawn before it are there.
+            log = _grown(work / LOG, known, appended=True)
+            drawn = [_grown(path, known) for path in sorted((work / PICTURES).glob("*"))]
+            if grown := [one for one in (*drawn, log) if one]:
+                letters = [Letter(str(folder), one.path.relative_to(work).as_posix(), *one[2:]) for one in grown]
+                ray.get(office.bring.remote(letters), timeout=PATIENCE)
+                known.update({one.path: one.known for one in grown})
 
-    with _now_and_then(bring):
+    with periodic.now_and_then(bring, EVERY_SECONDS, "post"):
         yield
 
 
@@ -93,6 +95,11 @@ class Grown(NamedTuple):
     mark: int
     begin: int
     content: bytes
+
+    @property
+    def known(self) -> tuple[int, int]:
+        """Mark, and how much of the file, once this was brought."""
+        return self.mark, self.begin + len(self.content)
 
 
 def _grown(path: Path, known: dict[Path, tuple[int, int]], appended: bool = False) -> Grown | None:
@@ -117,24 +124,3 @@ def _delivered(letter: Letter) -> None:
     elif path.is_file() and path.stat().st_size == letter.begin:
         with path.open("ab") as file:
             file.write(letter.content)
-
-
-@contextlib.contextmanager
-def _now_and_then(action: Callable[[], None]) -> Iterator[None]:
-    """Call `action` each second in a thread while the block runs, and once more after it."""
-    ended = threading.Event()
-
-    def follow() -> None:
-        stopping = False
-        while not stopping:
-            stopping = ended.wait(EVERY_SECONDS)
-            with contextlib.suppress(Exception):  # whatever it is, the work goes on
-                action()
-
-    thread = threading.Thread(target=follow, name="post", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+
+from maskocr_core.services import periodic
 
 
 class TrainingLog:
@@ -45,25 +47,20 @@ class Follower:
         self.log, self.say = TrainingLog(path), say
         self.seen = max((row["step"] for row in self.log.rows()), default=0)
         self._read = 0, 0  # the file, and how many of its bytes were read
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._following = periodic.now_and_then(self._look, self.EVERY_SECONDS, "follower")
 
     def __enter__(self) -> Follower:
-        self._thread.start()
+        self._following.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
+    def __exit__(self, *error: Any) -> None:
+        self._following.__exit__(*error)
 
-    def _run(self) -> None:
-        stopping = False
-        while not stopping:
-            stopping = self._stop.wait(self.EVERY_SECONDS)  # once more after the stop: the last rows
-            for row in self._added():
-                if row["step"] > self.seen:
-                    self.seen = row["step"]
-                    self.say(row)
+    def _look(self) -> None:
+        for row in self._added():
+            if row["step"] > self.seen:
+                self.seen = row["step"]
+                self.say(row)
 
     def _added(self) -> Iterator[dict[str, float]]:
         """The rows since the last look, or all of them where the file is another one: a resume may put an earlier one back."""

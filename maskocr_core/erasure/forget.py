@@ -23,7 +23,6 @@ from maskocr_core.erasure.doomed import Doomed
 from maskocr_core.erasure.past import Past
 from maskocr_core.erasure.places import Places
 from maskocr_core.services import history, logged, storage
-from maskocr_core.services.stored import File
 
 
 @dataclass(frozen=True)
@@ -223,7 +222,8 @@ def _roots(doomed: Doomed, found: Places, told: Transcript) -> None:
     from maskocr_core.erasure import redact
 
     files = list(found.in_roots())
-    shown = _shown([file for file in files if file.name.rpartition("/")[2] == redact.SHOWN])
+    lists = [file.uri for file in files if redact.lists_shown(file.name)]
+    shown = redact.shown_by((uri, storage.content(uri)) for uri in lists)
     for file in files:
         if file.size > places.LARGE and not file.name.endswith((".parquet", *redact.WEIGHTS)):
             told.did("objects left", f"LEFT: {file.uri} is too large to be searched")
@@ -233,15 +233,6 @@ def _roots(doomed: Doomed, found: Places, told: Transcript) -> None:
                 told.did("objects", f"object erased: {file.uri}")
                 if told.act:
                     storage.erase(file.uri)
-
-
-def _shown(lists: list[File]) -> dict[str, tuple[str, ...]]:
-    """By URI, the ids of the lines that a page shows, from the lists beside the pages."""
-    found = {}
-    for file in lists:
-        ids = json.loads(storage.content(file.uri))
-        found |= {f"{file.uri.rpartition('/')[0]}/{page}": tuple(shown) for page, shown in ids.items()}
-    return found
 
 
 def _tracking(doomed: Doomed, told: Transcript) -> None:

@@ -5,12 +5,11 @@ Only objects that this repository's own history names are looked at, so that wha
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pyarrow.parquet as pq
 
@@ -113,10 +112,5 @@ def _is_there(past: Past, md5: str) -> bool:
 
 def _shown(past: Past, folder: list[Output]) -> dict[str, tuple[str, ...]]:
     """Which lines the pages of a folder show, by path."""
-    shown = {}
-    for file in folder:
-        if PurePosixPath(file.path).name == redact.SHOWN and _is_there(past, file.md5):
-            base = file.path.removesuffix(redact.SHOWN)
-            listed = json.loads(history.read(past.stores, file.md5))
-            shown.update({base + name: tuple(ids) for name, ids in listed.items()})
-    return shown
+    lists = [file for file in folder if redact.lists_shown(file.path) and _is_there(past, file.md5)]
+    return redact.shown_by((file.path, history.read(past.stores, file.md5)) for file in lists)

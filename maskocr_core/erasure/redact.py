@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -76,6 +77,20 @@ def cleaned(name: str, content: bytes, doomed: Doomed, date: str) -> bytes | Non
     if suffix == ".md":  # a model card names sources, and most of it is about others
         return markdown_without(content.decode("utf-8", "replace"), doomed).encode()
     return _STUB.format(date=date).encode() if suffix in PAGES[:2] else None
+
+
+def lists_shown(path: str) -> bool:
+    """Whether a file says which lines the pages beside it show."""
+    return PurePosixPath(path).name == SHOWN
+
+
+def shown_by(lists: Iterable[tuple[str, bytes]]) -> dict[str, tuple[str, ...]]:
+    """By path or URI, the ids of the lines that a page shows. lists: (path or URI, content) of the files that say so."""
+    return {
+        path.removesuffix(SHOWN) + page: tuple(ids)
+        for path, content in lists
+        for page, ids in json.loads(content).items()
+    }
 
 
 def as_json(value: Any) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 
 from maskocr_core.erasure import redact, repack
 from maskocr_core.erasure.doomed import Doomed
@@ -19,7 +18,7 @@ def clean(doomed: Doomed, date: str, act: bool = True) -> Iterator[tuple[str, st
     done) of each."""
     for place in logged.places():
         contents = {path: logged.read(place.uri, path) for path in logged.files(place.uri) if _may_hold(path)}
-        shown = _shown(contents)
+        shown = redact.shown_by((path, content) for path, content in contents.items() if redact.lists_shown(path))
         new: dict[str, bytes | None] = {}
         for path, content in contents.items():
             if redact.holds(path, io.BytesIO(content), doomed, shown.get(path, ())):
@@ -33,12 +32,6 @@ def clean(doomed: Doomed, date: str, act: bool = True) -> Iterator[tuple[str, st
         if place.kind == "run":
             yield from _clean_tags(place.name, doomed, act)
     yield from _clean_descriptions(doomed, act)
-
-
-def _shown(contents: dict[str, bytes]) -> dict[str, tuple[str, ...]]:
-    """Which lines the pages of a place show, by path: the lists lie beside them."""
-    lists = {path.removesuffix(redact.SHOWN): path for path in contents if PurePosixPath(path).name == redact.SHOWN}
-    return {base + page: tuple(ids) for base, path in lists.items() for page, ids in json.loads(contents[path]).items()}
 
 
 def _clean_descriptions(doomed: Doomed, act: bool) -> Iterator[tuple[str, str, str]]:

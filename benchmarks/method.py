@@ -9,8 +9,8 @@ brings no unlabelled lines, so that its labelled ones beyond the budget are take
 with it, so that no start knows of more labels than transfer does; with `--rounds 2` the one that `both` comes to after that makes
 labels anew, and the starts that are pre-trained are made once more; `--last-round pretrain.steps=15000` makes the last of them
 longer, and `--fine-tuning sweep.frozen=0.2` freezes encoders at first in fine-tuning. All of it are the stages of maskocr in a work
-folder of its own, some at a time, so that a stop loses nothing and nothing
-is made twice; hours on two cores. Every figure is of the validation lines: the test lines are not read.
+folder of its own, some at a time, so that a stop loses nothing and nothing is made twice; hours on two cores. Every figure is of
+the validation lines: the test lines are not read.
 
 Writes the packs that were asked for into `results/method.json`, beside those that are there; each says its commit. A pack that
 was pre-trained otherwise, in rounds or settings, is another row.
@@ -268,7 +268,7 @@ def command(pack: str, arguments: argparse.Namespace) -> str:
     return " ".join(words)
 
 
-def main() -> None:
+def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("packs", nargs="*", default=list(PACKS), help=f"of {', '.join(PACKS)}; all by default")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="where the packs lie")
@@ -297,6 +297,11 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.last_round and arguments.rounds < 2:
         parser.error("--last-round is for --rounds of 2 or more: --set changes the only one")
+    return arguments
+
+
+def main() -> None:
+    arguments = parsed()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     done = {(run["pack"], *method_figures.told_apart(run)): run for run in results.earlier("method")["runs"]}
     for name in arguments.packs:

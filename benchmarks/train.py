@@ -1,10 +1,10 @@
 """Speed of pre-training beside other ways to do it, on the same lines: `python benchmarks/train.py`.
 
 Part (a) is our own step: where its time goes, its operations a second over those of a large matrix product, and how much
-of its batches is padding, which is the same on every machine; (b) are
-contenders that take turns on one core with one thread; (c) are two workers against one, and beside them two trainings that
-are none of each other's, which show how far the machine itself goes; (d) are whole trainings whose labels are made at every
-meeting of a line, or once and stored. Ratios are of the same round.
+of its batches is padding, which is the same on every machine; (b) are contenders that take turns on one core with one thread;
+(c) are two workers against one, and beside them two trainings that are none of each other's, which show how far the machine
+itself goes; (d) are whole trainings whose labels are made at every meeting of a line, or once and stored. Ratios are of the
+same round.
 Let nothing else run meanwhile. Peers that are not given are left out, and said to be; docs/speed_of_training.md says how
 they are had. With all of them:
 

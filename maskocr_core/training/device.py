@@ -70,9 +70,9 @@ def prepared(objective: nn.Module, device: torch.device) -> None:
     """Move an objective to its device; on CUDA its Transformer blocks are compiled, one graph for all of them and any width.
 
     That takes a C compiler, which the image has not: without one they run as they are, and it is said. Elsewhere nothing is
-    compiled: on a CPU it takes a minute, and changes the last bits. Of PyTorch's kernels of
-    attention that of cuDNN is not used: it takes some 20 ms of a core to plan for each number and length of lines that it
-    meets first, which was four fifths of a step on an H100.
+    compiled: on a CPU it takes a minute, and changes the last bits. Of PyTorch's kernels of attention that of cuDNN is not
+    used: it takes some 20 ms of a core to plan for each number and length of lines that it meets first, which was four fifths
+    of a step on an H100.
     """
     objective.to(device)
     if device.type == "cuda":

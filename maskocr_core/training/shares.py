@@ -1,9 +1,9 @@
 """A step's batch in a fixed number of shares, and the gradient of all of them: the same to the bit for any number of workers.
 
 Share s of S is rows s, s + S, … of the batch, cut to its own width, with a random generator of its own; what a share gives
-hangs on nothing but step and number. `batches` orders a batch so that a share has lines of neighbouring widths. The gradient of a step is the mean over the shares, each weighted by its lines, of the
-gradient of the share's own loss. Sums of floating-point numbers depend on their order, so that here it is always the same:
-a binary tree in which share s meets s + S/2 first. A worker of n adds up the branch of shares r, r + n, …; workers add the
+hangs on nothing but step and number. `batches` orders a batch so that a share has lines of neighbouring widths. The gradient
+of a step is the mean over the shares, each weighted by its lines, of the gradient of the share's own loss. Sums of
+floating-point numbers depend on their order, so that here it is always the same: a binary tree in which share s meets s + S/2 first. A worker of n adds up the branch of shares r, r + n, …; workers add the
 branches pairwise (`exchange`), as `MPI_Allreduce` by recursive doubling does. DistributedDataParallel adds in an order that changes
 with the number of workers, after which Adam makes updates of noise where a gradient is nothing but rounding.
 """

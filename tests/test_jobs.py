@@ -1,5 +1,6 @@
 """Stages as jobs of a Ray cluster elsewhere, at a real job server on loopback."""
 
+import io
 import json
 import os
 import shlex
@@ -280,14 +281,16 @@ def breakable(server):
 
 @pytest.mark.cluster
 @pytest.mark.parametrize("end", [0, 1], ids=["breaks off", "falls silent"])
-def test_a_connection_that_ends_is_taken_up_again_and_every_line_said_once(server, tmp_path, monkeypatch, capfd, end):
-    begun, go_on = tmp_path / "begun", tmp_path / "go-on"
+def test_a_connection_that_ends_is_taken_up_again_and_every_line_said_once(server, tmp_path, monkeypatch, end):
+    go_on, said = tmp_path / "go-on", io.StringIO()
     monkeypatch.setattr(jobs, "SILENCE", 4)
+    monkeypatch.setattr(sys, "stderr", said)
 
     def breaking():
-        while not begun.exists():
+        for _ in range(600):
+            if "a2" in said.getvalue():
+                break
             time.sleep(0.1)
-        time.sleep(2)  # until the first line was followed
         ways[end]()
         time.sleep(1)
         go_on.touch()
@@ -296,10 +299,10 @@ def test_a_connection_that_ends_is_taken_up_again_and_every_line_said_once(serve
         monkeypatch.setenv("RAY_ADDRESS", address)
         threading.Thread(target=breaking, daemon=True).start()
         # Sums, because the log begins with the command.
-        once = f"echo a$((1+1)); touch {begun}; until [ -e {go_on} ]; do sleep 0.1; done; echo b$((2+1))"
+        once = f"echo a$((1+1)); until [ -e {go_on} ]; do sleep 0.1; done; echo b$((2+1))"
         jobs.run("fit", f"broken-{end}", once)
-    said = capfd.readouterr().err.split()
-    assert said.count("a2") == said.count("b3") == 1 and said.index("a2") < said.index("b3")
+    words = said.getvalue().split()
+    assert words.count("a2") == words.count("b3") == 1 and words.index("a2") < words.index("b3")
 
 
 @pytest.mark.cluster

@@ -28,7 +28,7 @@ from maskocr_core.data.ahead import ahead
 
 WINDOW_GROUPS = 16
 WINDOW_BATCHES = 8  # at the least, of lines that are known as a whole: a few labels may be scattered over many groups
-PAD_TO = 32  # px: few distinct widths, or the memory of convolutions grows with every new one
+PAD_TO = 16  # px: 8 would be a per cent less padding, but twice the widths, whose plans the convolutions keep in memory
 WIDTH_NOISE = 0.98, 1.02  # so that the same lines do not always meet in a batch; more of it is more padding
 CACHE_BYTES = 1 << 30
 

@@ -12,7 +12,7 @@ from maskocr_core.data import admitted, batches, images
 from maskocr_core.training import shares
 
 DATA = Data(height=32)
-LINES, BATCH = 96, 8  # 24 shards of 4 lines: more than one window of row groups
+LINES, BATCH = 128, 8  # 32 shards of 4 lines: two windows of row groups
 
 
 def wide_lines(count, seed=0):
@@ -114,8 +114,7 @@ def test_lines_of_weight_zero_alone_are_refused_instead_of_sought_for_ever(tmp_p
 
 
 def test_a_last_batch_that_is_not_full_is_topped_up_and_no_line_is_lost(source):
-    # 96 lines in windows of 64 and 32: 7 a batch leaves a rest in both.
-    steps = -(-64 // 7) + -(-32 // 7)
+    steps = 2 * -(-64 // 7)  # two windows, in both of which 7 a batch leave a rest
     ids = Counter(drawn(batches.training(source, batch=7, seed=0), steps))
     assert set(ids) == set(source.line_ids)
     assert sum(ids.values()) == steps * 7 < LINES + 2 * 7
@@ -125,6 +124,14 @@ def test_few_lines_scattered_over_many_row_groups_fill_batches_without_coming_tw
     sparse = packed.source(packed.pack(tmp_path, {"train": wide_lines(160)}, shard_lines=1), "train", DATA)
     drawn = islice(batches.training(sparse, batch=16, seed=0), 10)
     assert [len(set(batch.line_ids)) for batch in drawn] == [16] * 10
+
+
+@pytest.mark.parametrize("read", [packed.source, packed.stream])
+def test_a_few_lines_past_a_window_do_not_fill_a_batch_by_themselves(tmp_path, read):
+    packs = packed.pack(tmp_path, {"train": wide_lines(17 * 4)}, shard_lines=4)  # a row group more than a window holds
+    epoch = list(islice(batches.training(read(packs, "train", DATA), batch=BATCH, seed=0), 9))
+    assert {line for batch in epoch for line in batch.line_ids} == set(packed.source(packs, "train", DATA).line_ids)
+    assert min(len(set(batch.line_ids)) for batch in epoch) > BATCH / 2
 
 
 @pytest.mark.parametrize("read", [packed.source, packed.stream])
@@ -299,7 +306,7 @@ def test_batches_by_tokens_hold_about_as_many_steps_each_and_every_line_once_an_
     assert {lines % 2 for lines, _ in steps} == {0} and len({lines for lines, _ in steps}) > 3
     assert all(tokens <= 1.1 * budget or lines == 2 for lines, tokens in steps)  # windows differ in their mean width
     full = [tokens for lines, tokens in steps if tokens > 0.6 * budget]
-    assert len(full) >= len(steps) - 2
+    assert len(full) >= 0.85 * len(steps)  # all but what is left at the end of each window
 
 
 def test_a_stream_by_tokens_begun_at_a_later_step_is_the_same_stream(source):

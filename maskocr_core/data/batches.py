@@ -1,9 +1,9 @@
 """Lines into training: what is drawn at which step is a pure function of seed and step, so that a resume is exact.
 
 An epoch permutes the row groups, takes windows of them (bounded memory, lines of many shards mixed), keeps each line
-with its selection weight, forms batches of similar width inside a window and shuffles the batches. `Stream` reads one
-window at a time, so that memory does not grow with the number of lines; `Lines` is a set that is known as a whole. Threads
-may decode the batches to come while one is trained on (`data/ahead.py`): that changes no batch.
+with its selection weight, and cuts the lines of a window into batches of similar width (`data/cutting.py`), which are
+shuffled. `Stream` reads one window at a time, so that memory does not grow with the number of lines; `Lines` is a set that
+is known as a whole. Threads may decode the batches to come while one is trained on (`data/ahead.py`): that changes no batch.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from maskocr_core.artifacts import Artifact
 from maskocr_core.config import STEP, Data
 from maskocr_core.data import admitted, images, lines
 from maskocr_core.data.ahead import ahead
+from maskocr_core.data.cutting import Cut
 
 WINDOW_GROUPS = 16
 WINDOW_BATCHES = 8  # at the least, of lines that are known as a whole: a few labels may be scattered over many groups
@@ -95,9 +96,9 @@ class Lines:
         """Lines that hold those of a window of groups, and (N,) their places in it, in the order of `weights_of`."""
         return self, np.concatenate([self._places_of[group] for group in groups])
 
-    def fill(self, groups: list[tuple[str, int]], count: int) -> bool:
-        """Whether a window of groups has `count` lines: of fewer, many batches would have the same line several times."""
-        return sum(len(self._places_of[group]) for group in groups) >= count
+    def windows_of(self, lines: int) -> int:
+        """How many windows of so many lines there are, one at the least: of smaller ones, many batches would have a line several times."""
+        return max(1, len(self) // lines)
 
     def with_geometry(self, data: Data) -> Lines:
         """The same lines prepared in another height and width."""
@@ -181,9 +182,9 @@ class Stream:
         window = Lines(self.artifact, self._table(groups, self.COLUMNS), self.data, keep=0)
         return window, np.arange(len(window))
 
-    def fill(self, groups: list[tuple[str, int]], count: int) -> bool:
-        """Always true: how many lines are selected of a group is not known before it is read, and memory has a bound."""
-        return True
+    def windows_of(self, lines: int) -> int:
+        """As many as there are groups: how many lines are selected of one is not known before it is read, and memory has a bound."""
+        return len(self.groups)
 
     def _table(self, groups: list[tuple[str, int]], columns: tuple[str, ...]) -> pa.Table:
         return pa.concat_tables(
@@ -225,7 +226,7 @@ def training(
         noise = (step.scales[own], np.random.default_rng([seed, step.number, rank])) if augment else None
         return partial(_collated, step.source, step.places[own], noise, pinned, step.bookmark)
 
-    steps = _steps(source, _Cut(batch, fill, shares), seed, first_step, bookmark, augment)
+    steps = _steps(source, Cut(batch, fill, shares), seed, first_step, bookmark, augment)
     return ahead(map(call, steps), decoders) if decoders else (call(step)() for step in steps)
 
 
@@ -241,7 +242,7 @@ class _Step:
 
 
 def _steps(
-    source: Lines | Stream, cut: _Cut, seed: int, first_step: int, bookmark: Bookmark, augment: bool
+    source: Lines | Stream, cut: Cut, seed: int, first_step: int, bookmark: Bookmark, augment: bool
 ) -> Iterator[_Step]:
     """The steps from `first_step` on, without end."""
     step, epoch, first_window = bookmark.step, bookmark.epoch, bookmark.window
@@ -280,53 +281,8 @@ def _kept(weights: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def _windows(source: Lines | Stream, batch: int, seed: int, epoch: int) -> list[list[tuple[str, int]]]:
-    """The row groups in the order of an epoch, window by window."""
+    """The row groups in the order of an epoch, in windows of equal size: one of few lines would fill batches with the same."""
     groups = source.groups
-    windows: list[list[tuple[str, int]]] = [[]]
-    for number in np.random.default_rng([seed, epoch]).permutation(len(groups)):
-        if len(windows[-1]) >= WINDOW_GROUPS and source.fill(windows[-1], WINDOW_BATCHES * batch):
-            windows.append([])
-        windows[-1].append(groups[number])
-    return windows
-
-
-@dataclass(frozen=True)
-class _Cut:
-    """How the lines of a window become batches, as `training` takes it."""
-
-    batch: int
-    fill: Literal["lines", "tokens"]
-    shares: int
-
-    def filled_up(self, places: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        """As many places as are a multiple: some are drawn twice, so that the last batch of a window is whole."""
-        multiple = self.shares if self.fill == "tokens" else self.batch
-        return np.concatenate([places, random.choice(places, -len(places) % multiple)]) if len(places) else places
-
-    def of_widths(self, widths: np.ndarray, random: np.random.Generator) -> list[np.ndarray]:
-        """Places in `widths` in batches of similar width, shuffled."""
-        order = np.argsort(widths, kind="stable")
-        if self.fill == "lines":
-            chunks = [order[begin : begin + self.batch] for begin in range(0, len(order), self.batch)]
-        else:
-            chunks = self._by_tokens(order, widths[order])
-        return [self._by_shares(chunks[number]) for number in random.permutation(len(chunks))]
-
-    def _by_shares(self, chunk: np.ndarray) -> np.ndarray:
-        """Places by width in the order in which rows s, s + S, … are neighbours, and a worker's shares both narrow and wide."""
-        if len(chunk) % self.shares:
-            return chunk
-        half = self.shares // 2
-        blocks = [*range(half), *reversed(range(half, self.shares))]
-        return chunk.reshape(self.shares, -1)[blocks].T.ravel()
-
-    def _by_tokens(self, order: np.ndarray, widths: np.ndarray) -> list[np.ndarray]:
-        """`order` cut where `shares` more lines would make a batch wider in all than `batch` lines of mean width; widths: ascending."""
-        chunks, begin, budget = [], 0, self.batch * widths.mean() if len(widths) else 0.0
-        while begin < len(order):
-            end = begin + self.shares
-            while end < len(order) and (end + self.shares - begin) * widths[end + self.shares - 1] <= budget:
-                end += self.shares
-            chunks.append(order[begin:end])
-            begin = end
-        return chunks
+    order = np.random.default_rng([seed, epoch]).permutation(len(groups))
+    count = min(-(-len(groups) // WINDOW_GROUPS), source.windows_of(WINDOW_BATCHES * batch))
+    return [[groups[number] for number in numbers] for numbers in np.array_split(order, count)]

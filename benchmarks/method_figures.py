@@ -78,14 +78,16 @@ def table(result: dict[str, Any]) -> str:
         "| lines | labels | start | learning rate | validation CER after ¼ of the steps | after ½ | after all | lower than scratch | goal | points to transfer [95 %] | CPU minutes of fine-tuning |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    shown = set()
+    shown: dict[tuple[Any, ...], list[float]] = {}  # the first row of each kind that is not pre-trained
     for run in result["runs"]:
         for row in run["rows"]:
-            apart = _said(run) if row["start"] in ("pretrained", "both") else ""
-            same = run["pack"], row["budget"], row["decoder"], row["start"], apart, *row["by_seed"]["all"]
-            if same in shown:  # what is not pre-trained is the same however others are
-                continue
-            shown.add(same)
+            apart = _said(run)
+            if row["start"] not in ("pretrained", "both"):
+                kind, came = (run["pack"], row["budget"], row["decoder"], row["start"]), row["by_seed"]["all"]
+                if shown.get(kind) == came:  # it is the same however others are pre-trained
+                    continue
+                apart = f", beside {', '.join(told_apart(run))}" if kind in shown else ""
+                shown.setdefault(kind, came)
             lower = result["figures"].get(f"lower_than_scratch_{_key(run, row)}")
             cells = [
                 run["pack"],
@@ -100,13 +102,15 @@ def table(result: dict[str, Any]) -> str:
             ]
             lines.append(f"| {' | '.join(cells)} |")
     said = [
-        f"{run['pack']}{_said(run)}, `{run.get('command', result['command'])}`: {run['lines']:,} validation lines of {run['documents']} documents, data `{run['data'][:12]}`, "
+        f"- {run['pack']}{_said(run)}, `{run.get('command', result['command'])}`: {run['lines']:,} validation lines of {run['documents']} documents, data `{run['data'][:12]}`, "
         + "".join(_pretraining(made) for made in run["pretraining"])
         + f"fine-tuning on {run['fine_tuned_on']}, commit "
         f"{results.short(run['commit'])}" + (f" and {', '.join(run['changes'])}" if run["changes"] else "")
         for run in result["runs"]
     ]
-    return "\n".join(lines) + f"\n\nMean and [least, most] of {len(result['seeds'])} seeds. {'; '.join(said)}."
+    return (
+        "\n".join(lines) + f"\n\nMean and [least, most] of {len(result['seeds'])} seeds.\n\n" + ".\n".join(said) + "."
+    )
 
 
 def _pretraining(made: dict[str, Any]) -> str:
@@ -132,4 +136,4 @@ def _points(difference: dict[str, Any] | None) -> str:
 
 
 def _share(figure: dict[str, Any]) -> str:
-    return f"{100 * figure['value']:.0f} % [{100 * figure['spread'][0]:.0f}, {100 * figure['spread'][1]:.0f}]"
+    return "{:.1f} % [{:.1f}, {:.1f}]".format(*(100 * share for share in (figure["value"], *figure["spread"])))

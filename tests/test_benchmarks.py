@@ -397,21 +397,23 @@ def test_the_method_is_held_against_scratch_and_transfer_seed_by_seed():
     theirs = found["lower_than_transfer_fr_hand_300_pretrained"]
     assert theirs["value"] == pytest.approx(1 - 0.85 / 0.76) and theirs["goal"] == 0.0
     assert "lower_than_transfer_fr_hand_300_scratch" not in found
+    other = run | {"changes": [], "rows": [row("scratch", 0.9, 1.0), row("pretrained", 0.5, 0.6)]}
     table = method_figures.table(
         {
-            "runs": [run, again, alone, longer],
+            "runs": [run, again, alone, longer, other],
             "figures": found,
             "seeds": [0, 1],
             "command": "python benchmarks/method.py",
         }
     )
     assert (
-        table.count("| transfer |") == 1
+        table.count("| transfer |") == table.count("| from scratch |") == 1
+        and "| from scratch, beside labels of gradients |" in table
         and "| pre-trained, round 2 |" in table
         and "| pre-trained, round 2, the last round with pretrain.steps=9000 |" in table
         and "fr_hand, round 2, `python benchmarks/method.py fr_hand`: 952" in table
     )
-    assert "| 23 % [20, 25] | 25 % | +4.5 [-1.0, +2.0] | 14 |" in table
+    assert "| 22.7 % [20.0, 25.0] | 25 % | +4.5 [-1.0, +2.0] | 14 |" in table
     assert (
         "pre-training for 300 and 1,000 labels 40 CPU minutes (12 % of hidden labels guessed at its end; CER of a linear probe of the frozen encoder 90 to 40 %"
         in table

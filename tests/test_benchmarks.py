@@ -278,7 +278,7 @@ def test_the_result_of_a_gpu_says_what_each_part_brings(monkeypatch, tmp_path):
         return {"rounds": rows, "first_seconds": 9.0, "memory": 4e9}
 
     variants = {"shipped": told(1.0, 2.0), "eager": told(2.0, 2.0), "float32": told(4.0, 4.0)}
-    variants |= {"cudnn": told(6.0), "flash": told(1.0, 1.0)}
+    variants |= {"cudnn": told(6.0), "masked": told(1.0, 1.0)}
     run = {"recipe": "paper-3m", "variants": variants, "parameters": 3e6, "expected_memory": 8e9, "mean_width": 626.0}
     found = gpu.figures([run], [100e12, 100e12])
     assert found["paper_3m_shipped"]["value"] == 450 and found["paper_3m_over_float32"]["spread"] == [2.0, 4.0]

@@ -10,6 +10,7 @@ import torch
 
 from maskocr_core import config
 from maskocr_core.artifacts import Artifact
+from maskocr_core.model import attention
 from maskocr_core.model.encoder import Block
 from maskocr_core.training import checkpoint, codebooks, device, finetuning, objectives, pretraining
 from maskocr_core.training.finetuning import Run
@@ -79,6 +80,20 @@ def test_the_encoder_says_the_same_on_a_gpu_in_float32_and_about_the_same_in_bfl
             rough = encoder(ink, valid)[valid].float().cpu()
     assert torch.linalg.norm(exact - wanted) < 1e-3 * torch.linalg.norm(wanted)
     assert torch.linalg.norm(rough - wanted) < 3e-2 * torch.linalg.norm(wanted)
+
+
+def test_in_bfloat16_attention_is_the_flash_kernel_and_in_float32_the_one_with_a_mask(objective, batch, monkeypatch):
+    encoder, calls = objective.model.encoder.eval().to(GPU), []
+    kernel = attention.varlen_attn
+    monkeypatch.setattr(attention, "varlen_attn", lambda *given: calls.append(len(given)) or kernel(*given))
+    ink, valid = batch.ink.to(GPU), batch.valid.to(GPU)
+    attention._tried(GPU)  # which calls it too
+    calls.clear()
+    encoder(ink, valid)
+    assert not calls
+    with device.precision(GPU):
+        encoder(ink, valid)
+    assert len(calls) == len(encoder.blocks)
 
 
 def test_a_gradient_in_bfloat16_points_where_that_in_float32_points(objective, batch):

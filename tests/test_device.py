@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from maskocr_core.data.batches import Batch
+from maskocr_core.model import attention
 from maskocr_core.model.encoder import Block
 from maskocr_core.training import device, loop
 
@@ -27,7 +28,7 @@ def test_without_a_gpu_training_is_on_the_cpu_in_float32_and_nothing_is_compiled
     block = Block(32, 2, 0.0)
     device.prepared(block, CPU)
     with device.precision(CPU):
-        out = block(torch.rand(2, 8, 32), batch.valid[:, None, None])
+        out = block(torch.rand(2, 8, 32), attention.attend(batch.valid, flash=False))
     assert out.dtype == torch.float32 and block._compiled_call_impl is None
     assert device.moved(batch, CPU) is batch
 

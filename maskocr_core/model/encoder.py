@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from maskocr_core.model import attention
+from maskocr_core.model.attention import Attend
 from maskocr_core.model.stem import stem_of
 
 SLOWEST = 100.0  # steps a radian of the slowest turn: a line of two hundred steps is well within one turn of it
@@ -25,7 +27,7 @@ Turn = tuple[Tensor, Tensor]
 
 
 class Encoder(nn.Module):
-    """Ink (B, 1, H, W) float32 in [0, 1] and a mask of valid steps (B, L) bool to (B, L, D) float32, W = 8 L."""
+    """Ink (B, 1, H, W) float32 in [0, 1] and a mask of valid steps (B, L) bool, which come first, to (B, L, D) float32, W = 8 L."""
 
     def __init__(
         self, height: int, width: int, depth: int, heads: int, stem: str, dropout: float, places: str = "rotary"
@@ -71,8 +73,7 @@ class Encoder(nn.Module):
         if place_BL is None:
             place_BL = torch.arange(x_BLD.shape[1], device=x_BLD.device)[None]
         turn = self.turn(place_BL)
-        # A line without a valid step may look at its padding, which says nothing: attention to nothing is NaN.
-        attend = (valid_BL | ~valid_BL.any(1, keepdim=True))[:, None, None, :]
+        attend = attention.attend(valid_BL, flash=attention.flash_runs(x_BLD.device))
         for block in self.blocks[:blocks]:
             x_BLD = block(x_BLD, attend, turn)
         return self.norm_out(x_BLD) if blocks is None else x_BLD
@@ -88,15 +89,13 @@ class Block(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
-    def forward(self, x_BLD: Tensor, attend: Tensor, turn: Turn | None = None) -> Tensor:
+    def forward(self, x_BLD: Tensor, attend: Attend, turn: Turn | None = None) -> Tensor:
         B, L, D = x_BLD.shape
         query, key, value = self.qkv(self.norm_attention(x_BLD)).view(B, L, 3, self.heads, D // self.heads).unbind(2)
         # Turned before heads and steps change places: attention's output then lies in memory as the next layer reads it.
         query, key = turned(query, turn), turned(key, turn)
-        mixed = functional.scaled_dot_product_attention(
-            query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attn_mask=attend
-        )
-        x_BLD = x_BLD + self._drop(self.out(mixed.transpose(1, 2).reshape(B, L, D)))
+        mixed = attention.mixed(query, key, value, attend)
+        x_BLD = x_BLD + self._drop(self.out(mixed.reshape(B, L, D)))
         return x_BLD + self._drop(self.down(functional.gelu(self.up(self.norm_feedforward(x_BLD)))))
 
     def _drop(self, x: Tensor) -> Tensor:

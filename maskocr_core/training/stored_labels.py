@@ -1,7 +1,7 @@
 """Labels of all lines, made once before training instead of at every meeting: it pays where an encoder describes the steps.
 
 The authors' code stores them too. Those of pixels or gradients cost a few hundredths of a training step, and are made
-when a line is met; an encoder that describes every step of a line adds nearly half to it. On a GPU it adds little, and for
+when a line is met; an encoder that describes every step of a line adds a quarter to a half. On a GPU it adds little, and for
 a cluster labels would have to be carried to its nodes: there they are made when a line is met, too. A shard of lines has a
 file of labels of the same name with the same row groups, so that a window of lines is read with its labels.
 """

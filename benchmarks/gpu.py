@@ -2,8 +2,9 @@
 
 Our own step as `loop.fit` makes it, on lines decoded in memory, by some recipes: as it ships (bfloat16, compiled blocks),
 without compiling, in float32 without compiling, and with attention by a padding mask, which the flash kernel does not
-take: by PyTorch's memory-efficient kernel, and by cuDNN's. Beside them the operations a second over those of a large bfloat16 matrix product on the same card, and the peak of
-memory beside what `maskocr plan` expects. The first steps, in which kernels are compiled and planned, are timed apart.
+take: by PyTorch's memory-efficient kernel, and by cuDNN's. Beside them the operations a second over those of a large
+bfloat16 matrix product on the same card, and the peak of memory beside what `maskocr plan` expects. The first steps, in which
+kernels are compiled and planned, are timed apart.
 
 Writes `results/gpu.json`.
 """

@@ -8,9 +8,9 @@ brings no unlabelled lines, so that its labelled ones beyond the budget are take
 `--set codebook.features=encoder` a recogniser makes the labels of pre-training: for each budget the one that `transfer` comes to
 with it at the first learning rate, so that no start knows of more labels than transfer does; with `--rounds 2` the one that
 `both` comes to after that makes labels anew, and the starts that are pre-trained are made once more;
-`--last-round pretrain.steps=15000` makes the last of them longer, and `--fine-tuning sweep.frozen=0.2` freezes encoders at first in fine-tuning. All of it are the stages of maskocr in a work
-folder of its own, some at a time, so that a stop loses nothing and nothing is made twice; hours on two cores. Every figure is of
-the validation lines: the test lines are not read.
+`--last-round pretrain.steps=15000` makes the last of them longer, and `--fine-tuning sweep.frozen=0.2` freezes encoders at
+first in fine-tuning. All of it are the stages of maskocr in a work folder of its own, some at a time, so that a stop loses
+nothing and nothing is made twice; hours on two cores. Every figure is of the validation lines: the test lines are not read.
 
 Writes the packs that were asked for into `results/method.json`, beside those that are there; each says its commit. A pack that
 was pre-trained otherwise, in rounds or settings, is another row.
@@ -152,9 +152,8 @@ class Comparison:
         self.pack, self.jobs, self.overrides, self.rounds, self.last = pack, jobs, overrides, rounds, last
         self.tuning = tuning
         self.road = Road(work / pack.name)
-        base = settings(
-            f"sweep.learning_rates=[{RATES[0]}]", *overrides, "sweep.jobs=0"
-        )  # of the recogniser that labels
+        # The rate is of the recogniser that makes labels: sweeps are given theirs.
+        base = settings(f"sweep.learning_rates=[{RATES[0]}]", *overrides, "sweep.jobs=0")
         self.road.accept(base, laid_out(pack, data, self.road.home), data / pack.transfer)
         self.pretrained = {budget: self._pretrained(base, budget) for budget in pack.budgets}
 

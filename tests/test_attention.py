@@ -7,6 +7,7 @@ import torch
 from torch._dynamo.backends.common import aot_autograd
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
+from torch.nn.attention import varlen
 
 from maskocr_core import config
 from maskocr_core.model import attention
@@ -30,13 +31,6 @@ def one_by_one(query, key, value, bounds_q, bounds_k, most_q, most_k):
     return torch.cat(parts)
 
 
-@pytest.fixture
-def flash(monkeypatch):
-    """As on a GPU whose kernel runs."""
-    monkeypatch.setattr(attention, "varlen_attn", one_by_one)
-    monkeypatch.setattr(attention, "flash_runs", lambda device: True)
-
-
 def encoded():
     """What an encoder says of the valid steps of a batch, and the gradient of its weights."""
     torch.manual_seed(0)
@@ -48,9 +42,10 @@ def encoded():
     return out.detach(), torch.cat([one.grad.flatten() for one in encoder.parameters()])
 
 
-def test_sequences_give_what_a_mask_gives_forward_and_backward(request):
+def test_sequences_give_what_a_mask_gives_forward_and_backward(monkeypatch):
     wanted = encoded()
-    request.getfixturevalue("flash")
+    monkeypatch.setattr(varlen, "varlen_attn", one_by_one)
+    monkeypatch.setattr(attention, "flash_runs", lambda device: True)  # as on a GPU whose kernel runs
     for found, expected in zip(encoded(), wanted):
         assert torch.isfinite(found).all() and torch.allclose(found, expected, rtol=1e-10, atol=1e-12)
 
@@ -59,9 +54,8 @@ def test_on_a_cpu_and_without_autocast_there_is_no_flash(monkeypatch):
     monkeypatch.setattr(attention, "_tried", lambda device: True)
     assert not attention.flash_runs(torch.device("cpu"))
     assert not attention.flash_runs(torch.device("cuda"))
-    monkeypatch.setattr(
-        torch, "is_autocast_enabled", lambda kind: kind == "cuda"
-    )  # which PyTorch refuses without a GPU
+    # Autocast itself is refused without a GPU.
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: kind == "cuda")
     assert attention.flash_runs(torch.device("cuda")) and not attention.flash_runs(torch.device("cpu"))
 
 
@@ -75,7 +69,7 @@ def test_on_a_cpu_and_without_autocast_there_is_no_flash(monkeypatch):
     ids=["agrees", "is off", "fails"],
 )
 def test_a_kernel_that_fails_or_is_off_is_not_used_and_it_is_said(monkeypatch, capsys, kernel, reason):
-    monkeypatch.setattr(attention, "varlen_attn", kernel)
+    monkeypatch.setattr(varlen, "varlen_attn", kernel)
     attention._tried.cache_clear()
     state = torch.get_rng_state()
     assert attention._tried(torch.device("cpu")) == (reason is None)

@@ -7,6 +7,7 @@ import packed
 import pytest
 import rendered
 import torch
+from torch.nn.attention import varlen
 
 from maskocr_core import config
 from maskocr_core.artifacts import Artifact
@@ -84,8 +85,8 @@ def test_the_encoder_says_the_same_on_a_gpu_in_float32_and_about_the_same_in_bfl
 
 def test_in_bfloat16_attention_is_the_flash_kernel_and_in_float32_the_one_with_a_mask(objective, batch, monkeypatch):
     encoder, calls = objective.model.encoder.eval().to(GPU), []
-    kernel = attention.varlen_attn
-    monkeypatch.setattr(attention, "varlen_attn", lambda *given: calls.append(len(given)) or kernel(*given))
+    kernel = varlen.varlen_attn
+    monkeypatch.setattr(varlen, "varlen_attn", lambda *given: calls.append(len(given)) or kernel(*given))
     ink, valid = batch.ink.to(GPU), batch.valid.to(GPU)
     attention._tried(GPU)  # which calls it too
     calls.clear()

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.nn.attention.varlen import varlen_attn
 
 
 class Attend(NamedTuple):
@@ -39,11 +38,14 @@ def _bounds(mask_BL: Tensor) -> Tensor:
 
 
 def mixed(query: Tensor, key: Tensor, value: Tensor, attend: Attend) -> Tensor:
-    """What each step takes from those that it may look at, (B, L, heads, D / heads) like each argument.
+    """What each step takes from those that it may look at, (B, L, heads, D / heads) like each argument; with a mask alone,
+    queries may be others than these steps, and more or fewer.
 
     What padding takes from others says nothing, and is not the same in both ways.
     """
     if attend.bounds is not None:
+        from torch.nn.attention.varlen import varlen_attn  # most of a second, for nothing on a CPU
+
         one_after_the_other = (x.flatten(0, 1) for x in (query, key, value))
         L = query.shape[1]
         return varlen_attn(*one_after_the_other, attend.bounds, attend.bounds, L, L).view(query.shape)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from maskocr_core.model import masking
+from maskocr_core.model import attention, masking
 from maskocr_core.model.encoder import Encoder, Turn, turned
 
 
@@ -92,13 +92,10 @@ class Asking(nn.Module):
     ) -> Tensor:
         B, M, D = place_BMD.shape
         x_BMD = place_BMD + self.token
-        query = turned(self.query(self.norm_query(x_BMD)).view(B, M, self.heads, -1), turn_M).transpose(1, 2)
+        query = turned(self.query(self.norm_query(x_BMD)).view(B, M, self.heads, -1), turn_M)
         key, value = self.key_value(known_BVD).view(B, -1, 2, self.heads, D // self.heads).unbind(2)
-        key, value = turned(key, turn_V).transpose(1, 2), value.transpose(1, 2)
-        # A line of which nothing is seen may look at its padding, which says nothing: attention to nothing is NaN.
-        attend = valid_BV | ~valid_BV.any(1, keepdim=True)
-        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=attend[:, None, None, :])
-        x_BMD = x_BMD + self.out(mixed.transpose(1, 2).reshape(B, M, D))
+        mixed = attention.mixed(query, turned(key, turn_V), value, attention.attend(valid_BV, flash=False))
+        x_BMD = x_BMD + self.out(mixed.reshape(B, M, D))
         x_BMD = x_BMD + self.down(functional.gelu(self.up(self.norm_feedforward(x_BMD))))
         return self.norm_out(x_BMD)
 

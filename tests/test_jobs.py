@@ -81,10 +81,9 @@ def test_a_mistake_that_a_job_finds_is_told_as_it_is_here_and_the_next_try_is_a_
     root, server, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("RAY_ADDRESS", server)
-    for _ in range(2):
-        with pytest.raises(
-            ValueError, match=r"^pretrain.probe_labels=8 asks for labelled .* \(job maskocr-pretrain-\w+ FAILED"
-        ):
+    for attempt in (1, 2):
+        said = rf"^pretrain.probe_labels=8 asks for labelled .* \(job maskocr-pretrain-\w+-{attempt} FAILED"
+        with pytest.raises(ValueError, match=said):
             pretrain(root, tmp_path / "out", "pretrain.probe_labels=8")
 
 
@@ -145,11 +144,12 @@ def started(server, tmp_path):
         command.wait()
 
 
-def status_of_the_only_job_of(server, out):
+def attempts_at(server, entrypoint):
+    """How the jobs whose command has this in it are doing, in the order in which they were submitted."""
     from ray.job_submission import JobSubmissionClient
 
-    [job] = [job for job in JobSubmissionClient(server).list_jobs() if str(out) in job.entrypoint]
-    return job.status
+    jobs = [job for job in JobSubmissionClient(server).list_jobs() if str(entrypoint) in job.entrypoint]
+    return [job.status for job in sorted(jobs, key=lambda job: job.start_time)]
 
 
 @pytest.mark.cluster
@@ -174,18 +174,18 @@ def test_a_task_that_is_told_to_end_stops_its_job_and_the_next_attempt_goes_on_f
     first = started(component(root, out), "first", MASKOCR_RUN="mine")
     await_checkpoint(tmp_path, first)
     job = at_work(out)
-    assert job and status_of_the_only_job_of(server, out) == "RUNNING"
+    assert job and attempts_at(server, out) == ["RUNNING"]
     first.send_signal(signal.SIGTERM)
     assert first.wait(60) == 143, (tmp_path / "first").read_text()
     assert "told to end (SIGTERM), job maskocr-pretrain-" in (tmp_path / "first").read_text()
-    assert status_of_the_only_job_of(server, out) == "STOPPED"
+    assert attempts_at(server, out) == ["STOPPED"]
     assert not any(process.is_running() for process in job) and not at_work(out)
     assert not (out / "manifest.json").exists()
     again = started(component(root, out), "again", MASKOCR_RUN="mine")
     assert again.wait(300) == 0, (tmp_path / "again").read_text()
     assert "submitted as job" in (tmp_path / "again").read_text()
     assert Artifact(out).metrics["resumed_at"] > 0
-    assert status_of_the_only_job_of(server, out) == "SUCCEEDED"
+    assert attempts_at(server, out) == ["STOPPED", "SUCCEEDED"]
 
 
 @pytest.mark.cluster
@@ -212,24 +212,61 @@ def test_who_follows_the_job_of_another_pipeline_ends_without_it_and_its_owner_t
     other.send_signal(signal.SIGTERM)
     assert other.wait(60) == 143, (tmp_path / "other").read_text()
     assert "goes on, as it belongs to the pipeline run mine" in (tmp_path / "other").read_text()
-    assert status_of_the_only_job_of(server, out) == "RUNNING" and owner.poll() is None
+    assert attempts_at(server, out) == ["RUNNING"] and owner.poll() is None
     owner.kill()
     owner.wait()
     retried = started(component(root, out, steps=2000), "retried", MASKOCR_RUN="mine")
     await_words("following it", tmp_path / "retried", retried)
     retried.send_signal(signal.SIGTERM)
     assert retried.wait(60) == 143, (tmp_path / "retried").read_text()
-    assert status_of_the_only_job_of(server, out) == "STOPPED" and not at_work(out)
+    assert attempts_at(server, out) == ["STOPPED"] and not at_work(out)
 
 
 @pytest.mark.cluster
 def test_a_job_that_dies_without_a_word_is_not_given_the_reason_of_the_one_before(server, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", server)
-    with pytest.raises(RuntimeError, match=r"^the first reason \(job maskocr-fit-silent FAILED"):
+    with pytest.raises(RuntimeError, match=r"^the first reason \(job maskocr-fit-silent-1 FAILED"):
         jobs.run("fit", "silent", "sleep 1; echo maskocr: the first reason; exit 1")
     with pytest.raises(RuntimeError, match="failed with exit code 1") as failure:
         jobs.run("fit", "silent", "sleep 1; exit 1")
     assert not str(failure.value).startswith("the first reason")
+
+
+@pytest.mark.cluster
+def test_the_next_attempt_may_begin_the_moment_that_one_was_stopped(server, monkeypatch):
+    from ray.job_submission import JobSubmissionClient
+
+    monkeypatch.setenv("RAY_ADDRESS", server)
+    client = JobSubmissionClient(server)
+    first = client.submit_job(entrypoint="sleep 601", submission_id="maskocr-fit-swift-1")
+    while (status := client.get_job_status(first)) != "RUNNING":
+        assert not status.is_terminal()
+        time.sleep(0.1)
+    assert jobs._stopped(client, first) == "is STOPPED"
+    jobs.run("fit", "swift", "sleep 3; : 601")  # Ray looks after its jobs once a second
+    assert attempts_at(server, "601") == ["STOPPED", "SUCCEEDED"]
+
+
+@pytest.mark.cluster
+def test_of_two_who_ask_for_the_same_work_at_once_one_submits_it_and_the_other_follows(server, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", server)
+    look, both, followed = jobs._attempt, threading.Barrier(2, timeout=60), []
+
+    def together(client, work):
+        seen = look(client, work)
+        if seen[1] is None:
+            both.wait()  # neither submits before the other has looked
+        return seen
+
+    monkeypatch.setattr(jobs, "_attempt", together)
+    askers = [
+        threading.Thread(target=lambda: followed.append(jobs.run("fit", "shared", "sleep 3; : 602"))) for _ in range(2)
+    ]
+    for asker in askers:
+        asker.start()
+    for asker in askers:
+        asker.join()
+    assert sorted(followed) == [False, True] and attempts_at(server, "602") == ["SUCCEEDED"]
 
 
 @contextmanager

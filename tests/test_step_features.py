@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from maskocr_core.config import STEP
+from maskocr_core.model.attention import attend
 from maskocr_core.model.encoder import Encoder
 from maskocr_core.model.step_features import Contextual, Gradients, Pixels, RandomNetwork
 
@@ -84,5 +85,5 @@ def test_an_encoder_is_asked_after_two_thirds_of_its_blocks(lines):
     ink, valid = lines
     x = features.encoder.eval().placed(features.encoder.stem(ink))
     for block in features.encoder.blocks[:2]:
-        x = block(x, valid[:, None, None, :], features.encoder.turn(torch.arange(x.shape[1])[None]))
+        x = block(x, attend(valid, flash=False), features.encoder.turn(torch.arange(x.shape[1])[None]))
     assert torch.allclose(features(ink, valid)[valid], x[valid], atol=1e-6)

@@ -4,6 +4,9 @@ A job is known by the key of its work: whoever asks for the same work finds the 
 his own machine too, and follows it. Source:
 https://docs.ray.io/en/latest/cluster/running-applications/job-submission/sdk.html
 
+Each attempt has a number, and so a name that no other had. Ray watches a job by its name alone, once a second: whoever
+gives the name of a job that has just ended to the next sees that one declared dead for the other's end.
+
 Who is told to end by SIGTERM stops his job first, for that is how the pods of a cancelled pipeline are ended. An
 eviction ends a pod in the same way, and from inside nobody can tell the two apart. So an eviction stops the job as
 well: the retried task finds it stopped, submits it anew, and goes on from the last checkpoint. What was done since then
@@ -40,7 +43,6 @@ STAGES = (
 REFUSED = 2  # the exit code of a command whose user made a mistake
 SILENCE = 60  # seconds in which a log says nothing until it is asked for anew: the connection may be dead
 PATIENCE = 120  # seconds that a young or busy cluster is given to have an agent that takes a job, or to be heard again
-ANEW = "Runtime env is setting up."  # ends the first line of an attempt; a log goes on with the next job of its name
 GRACE = 25  # seconds that a job is given to stop: Kubernetes kills a pod 30 s after its SIGTERM
 TERMINATED = 128 + signal.SIGTERM  # the exit code of a process that was told to end
 
@@ -78,7 +80,7 @@ def differences(config: Config) -> list[str]:
 
 
 def run(stage: str, key: str, entrypoint: str) -> bool:
-    """Return once the job of this key has succeeded; one that is at it is followed, one that has ended is made again.
+    """Return once a job of this key has succeeded; one that is at it is followed, after one that has ended comes the next.
 
     Whether it was followed: then it wrote where the one who submitted it asked for.
 
@@ -89,10 +91,9 @@ def run(stage: str, key: str, entrypoint: str) -> bool:
     from ray.job_submission import JobSubmissionClient
 
     client = JobSubmissionClient(os.environ["RAY_ADDRESS"])
-    name = f"maskocr-{stage}-{key[:24]}"
     before = signal.getsignal(signal.SIGTERM)
     try:
-        followed, said = asyncio.run(_seen_through(client, stage, name, entrypoint))
+        name, followed, said = asyncio.run(_seen_through(client, stage, f"maskocr-{stage}-{key[:24]}", entrypoint))
     finally:
         if _hears_signals():
             signal.signal(signal.SIGTERM, before)  # asyncio leaves the system's own behind
@@ -108,8 +109,8 @@ def _hears_signals() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-async def _seen_through(client: Any, stage: str, name: str, entrypoint: str) -> tuple[bool, list[str]]:
-    """Find or submit the job, follow it to its end; whether it was found, and the lines of its log.
+async def _seen_through(client: Any, stage: str, work: str, entrypoint: str) -> tuple[str, bool, list[str]]:
+    """Find or submit the job of this work, follow it to its end; its name, whether it was found, the lines of its log.
 
     SIGTERM ends the job, then this process.
     """
@@ -124,13 +125,16 @@ async def _seen_through(client: Any, stage: str, name: str, entrypoint: str) -> 
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end)
     owner = _pipeline_run()
     try:
-        if (found := _under_way(client, name)) is not None:
-            owner = (found.metadata or {}).get("run", "")
-            print(f"{stage}: job {name} is at this very work, following it", file=sys.stderr)
-        else:
-            await _submit(client, name, entrypoint)
-            print(f"{stage}: submitted as job {name}", file=sys.stderr)
-        return found is not None, await _followed(client, name)
+        while True:
+            name, found = _attempt(client, work)
+            if found is not None:
+                owner = (found.metadata or {}).get("run", "")
+                print(f"{stage}: job {name} is at this very work, following it", file=sys.stderr)
+                break
+            if await _submit(client, name, entrypoint):
+                print(f"{stage}: submitted as job {name}", file=sys.stderr)
+                break
+        return name, found is not None, await _followed(client, name)
     except asyncio.CancelledError:
         if not told_to_end.is_set():
             raise
@@ -142,19 +146,25 @@ async def _seen_through(client: Any, stage: str, name: str, entrypoint: str) -> 
     raise SystemExit(TERMINATED)
 
 
-def _under_way(client: Any, name: str) -> Any | None:
-    """What is known of the job if it runs or waits; one that has ended makes room for another of its name."""
-    known = {job.submission_id: job for job in client.list_jobs()}
-    if name not in known:
-        return None
-    if known[name].status.is_terminal():
-        client.delete_job(name)
-        return None
-    return known[name]
+def _attempt(client: Any, work: str) -> tuple[str, Any | None]:
+    """The latest attempt at this work, by name, and what is known of it, if it runs or waits; else a name for the next."""
+    made = {
+        int(number): job
+        for job in client.list_jobs()
+        for name, _, number in [(job.submission_id or "").rpartition("-")]
+        if name == work
+    }
+    latest = max(made, default=0)
+    if latest and not made[latest].status.is_terminal():
+        return f"{work}-{latest}", made[latest]
+    return f"{work}-{latest + 1}", None
 
 
-async def _submit(client: Any, name: str, entrypoint: str) -> None:
-    """Submit the job; a cluster whose job agent is not up yet says so in an error 500, which is no refusal."""
+async def _submit(client: Any, name: str, entrypoint: str) -> bool:
+    """Submit the job; False if there is one of this name by now.
+
+    A cluster whose job agent is not up yet says so in an error 500, which is no refusal.
+    """
     patient_until = time.monotonic() + PATIENCE
     while True:
         try:
@@ -164,8 +174,10 @@ async def _submit(client: Any, name: str, entrypoint: str) -> None:
                 runtime_env={"env_vars": _environment()},
                 metadata={"run": _pipeline_run()},
             )
-            return
+            return True
         except RuntimeError as error:
+            if "already exists" in str(error):
+                return False
             if "No available agent" not in str(error):
                 raise
             if time.monotonic() > patient_until:
@@ -178,7 +190,7 @@ async def _submit(client: Any, name: str, entrypoint: str) -> None:
 
 
 async def _followed(client: Any, name: str) -> list[str]:
-    """Print the log of a job until it ends; its lines, without those of earlier jobs of this name.
+    """Print the log of a job until it ends; its lines.
 
     A connection of hours may break off, or die without a word, and the server be started anew, while the job goes on: it is
     asked again. Raises what it fails with once nothing was heard of it for `PATIENCE` seconds.
@@ -196,10 +208,7 @@ async def _followed(client: Any, name: str) -> list[str]:
                     shown, heard = max(shown, at), time.monotonic()
                     print(new, end="", file=sys.stderr, flush=True)
                     *whole, rest = (rest + new).split("\n")
-                    for line in whole:
-                        if line.endswith(ANEW):
-                            said.clear()
-                        said.append(line)
+                    said += whole
             if over:
                 return [*said, rest]
             over, heard = client.get_job_status(name).is_terminal(), time.monotonic()

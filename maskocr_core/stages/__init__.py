@@ -110,7 +110,7 @@ def _as_a_job(
     command = jobs.command(name, config, arguments)
     if jobs.run(name, key, command) and missing():
         print(f"{name}: that job's output went elsewhere, another fetches it for here", file=sys.stderr)
-        # By a name of its own: who submitted the first may not have asked yet how it ended.
+        # By a name of its own: the next attempt at this key may be that of a third, who wants it elsewhere again.
         jobs.run(name, hashlib.sha256(command.encode()).hexdigest(), command)
     for path in missing():
         raise ValueError(

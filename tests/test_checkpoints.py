@@ -8,6 +8,7 @@ import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from pathlib import Path
 
 import packed
 import pytest
@@ -223,7 +224,7 @@ def test_an_attempt_is_told_that_another_has_begun_before_it_writes_anything(pla
 
 def test_of_two_attempts_that_begin_and_save_together_one_wins_and_the_other_is_refused(place):
     first, second = place(), place()
-    ready = threading.Barrier(2)
+    ready = threading.Barrier(2, timeout=60)
     refused = []
 
     def attempt(kept):
@@ -242,6 +243,27 @@ def test_of_two_attempts_that_begin_and_save_together_one_wins_and_the_other_is_
         thread.join()
     assert {first.attempt, second.attempt} == {1, 2} and len(refused) == 1 and "attempt 1" in refused[0]
     assert steps(first) == [5, 10] and {entry["name"][-13] for entry in index(first)["checkpoints"]} == {"2"}
+
+
+def test_an_attempt_that_is_slow_to_begin_takes_nothing_from_the_one_that_began_since(place, monkeypatch):
+    slow, later = place(), place()
+    sweep = storage.erase_below
+
+    def meanwhile(uri, **which):
+        monkeypatch.setattr(storage, "erase_below", sweep)
+        saved(later, 5)
+        if not storage.is_remote(uri):  # what `later` is just about to write
+            (Path(uri) / ".step-00000010-2.safetensors.1").touch()
+            (Path(uri) / ".index.json.1").touch()
+        sweep(uri, **which)
+
+    monkeypatch.setattr(storage, "erase_below", meanwhile)
+    slow.begin()
+    assert (slow.attempt, later.attempt) == (1, 2) and steps(later) == [5]
+    if not storage.is_remote(later.uri):
+        assert len(list(Path(later.uri).glob(".*.1"))) == 2
+    saved(place(), 15)
+    assert not list(Path(later.uri).glob(".*.1"))
 
 
 def test_files_and_folders_beside_a_training_come_back_with_its_checkpoint_and_none_is_written_over(tmp_path):

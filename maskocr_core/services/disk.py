@@ -12,7 +12,7 @@ from typing import Any
 
 from maskocr_core.services.stored import File
 
-LEFTOVER = re.compile(r"\..+\.\d+")  # what `written` names a file that is not whole yet
+LEFTOVER = re.compile(r"\.(?P<name>.+)\.\d+")  # what `written` names a file that is not whole yet
 
 
 @contextmanager
@@ -27,10 +27,12 @@ def written(path: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what killed processes left half-written below a folder that nobody else writes to now."""
-    for path in [path for path in folder.rglob(".*") if LEFTOVER.fullmatch(path.name) and path.is_file()]:
-        path.unlink(missing_ok=True)
+def sweep(folder: Path, which: Callable[[str], bool] = lambda name: True) -> None:
+    """Remove what killed processes left half-written below a folder, of those files, by name there, which nobody writes now."""
+    for path in list(folder.rglob(".*")):
+        leftover = LEFTOVER.fullmatch(path.name)
+        if leftover and path.is_file() and which(path.relative_to(folder).with_name(leftover["name"]).as_posix()):
+            path.unlink(missing_ok=True)
 
 
 def files(uri: str) -> Iterator[File]:
@@ -87,6 +89,7 @@ def replace(uri: str, change: Callable[[bytes | None], bytes]) -> None:
     path = Path(uri)
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.with_name(f".{path.name}.lock")):
+        sweep(path.parent, lambda name: name == path.name)  # nobody else writes it as long as this is locked
         put(uri, change(path.read_bytes() if path.is_file() else None))
 
 

@@ -180,17 +180,17 @@ def erase(uri: str) -> None:
     _keeper(uri).erase(uri)
 
 
-def erase_below(uri: str, but: frozenset[str] = frozenset()) -> None:
-    """Remove every file below a folder or prefix whose name there is not in `but`, for good, and what was left half-written.
+def erase_below(uri: str, which: Callable[[str], bool] = lambda name: True) -> None:
+    """Remove every file below a folder or prefix for good, or those which are meant by their name there, half-written ones too.
 
     Nothing there is fine.
     """
     if _keeper(uri) is disk:
         if not Path(uri).is_dir():
             return
-        disk.sweep(Path(uri))
+        disk.sweep(Path(uri), which)
     for file in _keeper(uri).files(uri.rstrip("/") + "/"):
-        if file.name not in but:
+        if which(file.name):
             erase(file.uri)
 
 

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import re
 import uuid
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +25,7 @@ from maskocr_core.services import storage
 
 FORMAT_VERSION = 2
 INDEX = "index.json"
+_FILE = re.compile(r"step-\d+-(?P<attempt>\d+)\.safetensors")
 NEWEST = 2  # checkpoints kept beside the best one
 # The first of these that a checkpoint has; lower is better. The loss on masked steps rises with their number, so that where it judges
 # the best checkpoint may be an early one.
@@ -51,12 +53,18 @@ class Checkpoints:
         self._writing: Future[None] | None = None
 
     def begin(self) -> int:
-        """Take the next number of an attempt, from which on every earlier one is refused; removes what no index names."""
+        """Take the next number of an attempt: earlier ones are refused from now on, and what they left that no index names goes."""
         index = self._replace_index(lambda index: index | {"attempt": index["attempt"] + 1, "id": self._id})
         self.attempt = index["attempt"]
         self._good = index["checkpoints"][-1]["name"] if index["checkpoints"] else ""
-        storage.erase_below(self.uri, but=frozenset({INDEX, *(entry["name"] for entry in index["checkpoints"])}))
+        named = {entry["name"] for entry in index["checkpoints"]}
+        storage.erase_below(self.uri, which=lambda name: name not in named and self._is_of_an_earlier_one(name))
         return self.attempt
+
+    def _is_of_an_earlier_one(self, name: str) -> bool:
+        """Whether an attempt before this one wrote the file. A later one may have begun since, and be at work there."""
+        written = _FILE.fullmatch(name)
+        return bool(written) and int(written["attempt"]) < self.attempt
 
     def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, figures: dict[str, Any]) -> None:
         """Keep weights and optimiser state after `step` steps, once the checkpoint before is written.
@@ -131,7 +139,7 @@ class Checkpoints:
 
     def _write(self, step: int, tensors: dict[str, Tensor], figures: dict[str, Any]) -> None:
         # The attempt is in the name: two of them never write the same file.
-        name = f"step-{step:08d}-{self.attempt}.safetensors"
+        name = f"step-{step:08d}-{self.attempt}.safetensors"  # as `_FILE` reads it
         content = save(tensors)
         entry = {"name": name, "step": step, "sha256": hashlib.sha256(content).hexdigest(), "figures": figures}
         before: list[dict[str, Any]] = []

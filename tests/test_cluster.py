@@ -189,9 +189,9 @@ def test_the_small_files_of_an_artifact_come_along_to_where_its_folder_is_not_se
 
 @pytest.fixture(scope="module")
 def failed_training(tmp_path_factory):
-    """(error, sockets that listened meanwhile) of two workers that met, of which one then failed."""
+    """(error, sockets that listened meanwhile, titles of Ray's processes) of two workers that met, of which one then failed."""
     folder = tmp_path_factory.mktemp("cluster")
-    seen = folder / "listening.json"
+    seen = folder / "seen.json"
 
     def meet_and_fail(rank, world, driver):
         import psutil
@@ -200,13 +200,15 @@ def failed_training(tmp_path_factory):
         met = torch.ones(1)
         torch.distributed.all_reduce(met)
         if rank == 0:
+            processes = psutil.Process(driver).children(recursive=True)
             sockets = [
                 (process.name(), socket.laddr.ip)
-                for process in psutil.Process(driver).children(recursive=True)
+                for process in processes
                 for socket in process.net_connections("inet")
                 if socket.status == psutil.CONN_LISTEN
             ]
-            seen.write_text(json.dumps(sockets))
+            titles = [process.cmdline()[0] for process in processes if process.cmdline()]
+            seen.write_text(json.dumps([sockets, [title for title in titles if title.startswith("ray::")]]))
             raise ValueError(f"the page is torn, said one of {int(met)} workers")
         with workers.among_peers():
             torch.distributed.all_reduce(met)
@@ -215,7 +217,7 @@ def failed_training(tmp_path_factory):
         patch.delenv("RAY_ADDRESS", raising=False)
         with pytest.raises(ValueError) as failure:
             workers.data_parallel(meet_and_fail, (os.getpid(),), 2, folder)
-    return str(failure.value), json.loads(seen.read_text()) if seen.exists() else []
+    return str(failure.value), *(json.loads(seen.read_text()) if seen.exists() else ([], []))
 
 
 def test_a_worker_that_fails_ends_in_its_own_sentence_and_is_not_tried_again(failed_training):
@@ -223,7 +225,7 @@ def test_a_worker_that_fails_ends_in_its_own_sentence_and_is_not_tried_again(fai
 
 
 def test_nothing_listens_beyond_this_machine_while_workers_train(failed_training):
-    _, sockets = failed_training
+    sockets = failed_training[1]
     assert {"raylet", "gcs_server"} <= {name for name, _ in sockets}
     addresses = {address: name for name, address in sockets}
     open_to_others = {}
@@ -232,6 +234,21 @@ def test_nothing_listens_beyond_this_machine_while_workers_train(failed_training
         if not (getattr(parsed, "ipv4_mapped", None) or parsed).is_loopback:
             open_to_others[address] = name
     assert not open_to_others
+
+
+def test_beside_the_workers_ray_has_no_process_that_has_nothing_to_do(failed_training):
+    titles = failed_training[2]
+    assert len([title for title in titles if "RayTrainWorker" in title]) == 2
+    others = {title.removeprefix("ray::").partition(".")[0] for title in titles if "RayTrainWorker" not in title}
+    assert "TrainController" in others  # and what Ray's own code cannot do without
+    assert others <= {
+        "TrainController",
+        "SynchronizationActor",
+        "_AutoscalingCoordinatorActor",
+        "DashboardAgent",
+        "RuntimeEnvAgent",
+        "IDLE",
+    }
 
 
 def test_runs_come_back_in_the_order_of_their_calls():

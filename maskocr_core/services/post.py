@@ -41,7 +41,7 @@ class Office:
         return letters
 
 
-def here(ray: Any) -> Any:
+def _here(ray: Any) -> Any:
     """Keeps an actor on this node, whichever of the others may be lost."""
     return ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=False
@@ -51,7 +51,7 @@ def here(ray: Any) -> Any:
 @contextlib.contextmanager
 def opened(ray: Any, name: str) -> Iterator[None]:
     """What is brought under this name lands in its folders while the block runs."""
-    office = ray.remote(num_cpus=0, scheduling_strategy=here(ray))(Office).options(name=name).remote()
+    office = ray.remote(num_cpus=0, scheduling_strategy=_here(ray))(Office).options(name=name).remote()
 
     def deliver() -> None:
         with contextlib.suppress(Exception):

@@ -6,6 +6,7 @@ so far lies in our own checkpoints), https://docs.ray.io/en/latest/train/user-gu
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import time
@@ -37,17 +38,38 @@ def among_peers() -> Iterator[None]:
         raise PeerLost(f"another worker is gone ({cluster.last_line(error)})") from error
 
 
+@dataclass(frozen=True)
 class Verdict:
-    """What the first worker that failed by itself said, as (type, message): with that, no other attempt would do better."""
+    """What the first worker that failed by itself said, as (type, message): with that, no other attempt would do better.
 
-    def __init__(self) -> None:
-        self._said: tuple[str, str] | None = None
+    It lies in the cluster's own store of small values: an actor for it would be a process of its own, which Ray wakes a hundred
+    times a second to look for signals, where all cores are busy.
+    """
+
+    key: str
+
+    @classmethod
+    @contextmanager
+    def awaited(cls) -> Iterator[Verdict]:
+        """A new one, which is gone with the block."""
+        from ray.experimental import internal_kv
+
+        verdict = cls(f"maskocr-verdict-{uuid.uuid4().hex}")
+        try:
+            yield verdict
+        finally:
+            internal_kv._internal_kv_del(verdict.key)
 
     def say(self, kind: str, message: str) -> None:
-        self._said = self._said or (kind, message)
+        from ray.experimental import internal_kv
+
+        internal_kv._internal_kv_put(self.key, json.dumps([kind, message]), overwrite=False)
 
     def said(self) -> tuple[str, str] | None:
-        return self._said
+        from ray.experimental import internal_kv
+
+        said = internal_kv._internal_kv_get(self.key)
+        return tuple(json.loads(said)) if said else None
 
 
 @dataclass(frozen=True)
@@ -101,18 +123,18 @@ def data_parallel(
         cluster.connected(cpus=workers) as ray,
         post.opened(ray, mark.name) if cluster.given() else nullcontext(),
         tempfile.TemporaryDirectory(prefix="maskocr-train-") as storage,
+        Verdict.awaited() as verdict,
     ):
-        verdict = ray.remote(num_cpus=0, scheduling_strategy=post.here(ray))(Verdict).remote()
         attempt = _attempt(function, tuple(map(_carried, arguments)), folder, mark, verdict, Path(storage))
         try:
             came = _trainer(ray, attempt, workers, storage).fit().return_value
         except Exception as error:
-            _raise(ray.get(verdict.said.remote()))
+            _raise(verdict.said())
             raise RuntimeError(
                 f"training workers were lost {MAX_LOST + 1} times ({cluster.last_line(error)}): "
                 "run the stage again and it goes on from its checkpoint"
             ) from error
-        _raise(ray.get(verdict.said.remote()))
+        _raise(verdict.said())
     figures, files = came
     unpacked(files, folder)
     return figures
@@ -129,6 +151,15 @@ def _trainer(ray: Any, attempt: Callable[[], Any], workers: int, storage: str) -
         backend_cls = Backend
 
     given = cluster.given()
+
+    class Trainer(TorchTrainer):
+        """Leaves out what has nothing to do here, but a process each: who hands out Ray's datasets, of which there are none, and
+        who frees places on a cluster that outlives this process."""
+
+        def _create_default_callbacks(self) -> list[Any]:
+            idle = {"DatasetsCallback"} if given else {"DatasetsCallback", "PlacementGroupCleanerCallback"}
+            return [one for one in super()._create_default_callbacks() if type(one).__name__ not in idle]
+
     if not given:
         workers = _as_gpus_allow(ray, workers)
     # On a cluster of our own all workers are on this machine, and come back on it.
@@ -138,7 +169,7 @@ def _trainer(ray: Any, attempt: Callable[[], Any], workers: int, storage: str) -
         **({"elastic_resize_monitor_interval_s": RESIZE_EVERY} if given and workers > 1 else {}),
     )
     run = RunConfig(name="attempt", storage_path=storage, failure_config=FailureConfig(max_failures=MAX_LOST))
-    return TorchTrainer(attempt, scaling_config=scaling, torch_config=Meeting(), run_config=run)
+    return Trainer(attempt, scaling_config=scaling, torch_config=Meeting(), run_config=run)
 
 
 def _as_gpus_allow(ray: Any, workers: int) -> int:
@@ -156,14 +187,13 @@ def _attempt(
     arguments: tuple[Any, ...],
     folder: Path,
     mark: Path,
-    verdict: Any,
+    verdict: Verdict,
     storage: Path,
 ) -> Callable[[], Any]:
     """What each worker runs: (rank 0's figures, its files where the caller does not see them)."""
     told, given = cluster.environment(), cluster.given()
 
     def run() -> tuple[dict[str, float], dict[str, bytes]]:
-        import ray
         import torch
         from ray import train
         from ray.train.collective import broadcast_from_rank_zero
@@ -186,12 +216,12 @@ def _attempt(
         except PeerLost:
             deadline = time.monotonic() + PATIENCE
             while time.monotonic() < deadline:
-                if ray.get(verdict.said.remote()):
+                if verdict.said():
                     return {}, {}
                 time.sleep(0.2)
             raise  # and Ray begins a new attempt
         except Exception as error:
-            ray.get(verdict.say.remote(type(error).__name__, str(error)))
+            verdict.say(type(error).__name__, str(error))
             return {}, {}
         finally:
             if torch.distributed.is_initialized():

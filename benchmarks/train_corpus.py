@@ -31,7 +31,9 @@ class Corpus:
     def decoded(self, settings: Config) -> batches.Lines:
         """The lines as training reads them, decoded in memory for good."""
         data, selection = Artifact(self.lines), Artifact(self.selection)
-        source = batches.Lines(data, admitted.selected(data, selection, "unlabeled"), settings.data, keep=1 << 40)
+        source = batches.Lines(
+            data, admitted.selected(data, selection, "unlabeled"), settings.data, batches.Decoded(1 << 40)
+        )
         for place in range(len(source)):
             source.pixels(place)
         return source

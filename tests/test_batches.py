@@ -315,7 +315,38 @@ def test_a_stream_by_tokens_begun_at_a_later_step_is_the_same_stream(source):
 
 
 def test_what_cannot_be_kept_is_decoded_again_and_is_the_same(source):
-    fresh = source.with_geometry(DATA)
-    fresh.keep = 0
+    fresh = batches.Lines(source.artifact, source.table, DATA, batches.Decoded(0))
     assert all(np.array_equal(fresh.pixels(place), source.pixels(place)) for place in range(5))
     assert fresh.pixels(0) is not fresh.pixels(0)
+
+
+@pytest.fixture
+def decodings(monkeypatch):
+    """How often the image of each line was decoded."""
+    prepare, times = images.prepare, Counter()
+
+    def counted(image, *geometry, **options):
+        times[image] += 1
+        return prepare(image, *geometry, **options)
+
+    monkeypatch.setattr(images, "prepare", counted)
+    return times
+
+
+def test_of_a_stream_that_fits_in_memory_each_line_is_decoded_once(packs, decodings):
+    drawn(batches.training(packed.stream(packs, "train", DATA), batch=BATCH, seed=0), 3 * LINES // BATCH)
+    assert len(decodings) == LINES and set(decodings.values()) == {1}
+
+
+@pytest.mark.parametrize("enough", [8, 1000], ids=["told by a few", "told when it is full"])
+def test_of_a_stream_that_does_not_fit_nothing_is_kept(packs, decodings, monkeypatch, enough):
+    stream = packed.stream(packs, "train", DATA)
+    whole = drawn(batches.training(stream, batch=BATCH, seed=0), 3 * LINES // BATCH)
+    assert set(decodings.values()) == {1}
+    most = max(stream.decoded._bytes * 3 // 4, 1)
+    monkeypatch.setattr(batches, "STREAM_BYTES", most)
+    monkeypatch.setattr(batches, "ENOUGH", enough)
+    decodings.clear()
+    small = packed.stream(packs, "train", DATA)
+    assert drawn(batches.training(small, batch=BATCH, seed=0), 3 * LINES // BATCH) == whole
+    assert set(decodings.values()) == {3} and not small.decoded._pixels

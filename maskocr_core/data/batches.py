@@ -2,14 +2,13 @@
 
 An epoch permutes the row groups, takes windows of them (bounded memory, lines of many shards mixed), keeps each line
 with its selection weight, and cuts the lines of a window into batches of similar width (`data/cutting.py`), which are
-shuffled. `Stream` reads one window at a time, so that memory does not grow with the number of lines; `Lines` is a set that
+shuffled. `Stream` reads one window at a time, so that memory has a bound however many lines there are; `Lines` is a set that
 is known as a whole. Threads may decode the batches to come while one is trained on (`data/ahead.py`): that changes no batch.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
@@ -32,6 +31,8 @@ WINDOW_BATCHES = 8  # at the least, of lines that are known as a whole: a few la
 PAD_TO = 16  # px: 8 would be a per cent less padding, but twice the widths, whose plans the convolutions keep in memory
 WIDTH_NOISE = 0.98, 1.02  # so that the same lines do not always meet in a batch; more of it is more padding
 CACHE_BYTES = 1 << 30
+STREAM_BYTES = 1 << 29  # of what is kept of a stream: some 20,000 lines of 40 px, in each worker
+ENOUGH = 256  # lines, to know how large the others are
 
 # Horizontal scales (N,) of the lines of a batch, and what the rest of their augmentation is drawn from.
 Noise = tuple[np.ndarray, np.random.Generator]
@@ -57,11 +58,41 @@ class Batch:
     bookmark: Bookmark = field(default=Bookmark(), kw_only=True)
 
 
-class Lines:
-    """A table as `lines.selected` gives it, with access to pixels; decoded lines are kept as long as they fit in `keep` bytes."""
+class Decoded:
+    """Prepared pixels by line id, as many as fit in `most` bytes; threads share them.
 
-    def __init__(self, artifact: Artifact, table: pa.Table, data: Data, keep: int = CACHE_BYTES):
-        self.artifact, self.table, self.data, self.keep = artifact, table, data, keep
+    all_of: how many lines they are, if it is all of them or none: of more than fit, those that are kept are met too seldom.
+    """
+
+    def __init__(self, most: int = CACHE_BYTES, all_of: int | None = None):
+        self.most, self.all_of = most, all_of
+        self._pixels: dict[str, np.ndarray] = {}
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, line_id: str) -> np.ndarray | None:
+        return self._pixels.get(line_id)
+
+    def put(self, line_id: str, pixels: np.ndarray) -> None:
+        with self._lock:
+            fits = self._bytes + pixels.nbytes <= self.most
+            if fits and line_id not in self._pixels:
+                self._pixels[line_id] = pixels
+                self._bytes += pixels.nbytes
+            if self.all_of is not None and not (fits and self._all_will_fit(self.all_of)):
+                self._pixels, self._bytes, self.most = {}, 0, 0
+
+    def _all_will_fit(self, lines: int) -> bool:
+        """As far as those that are there tell; a few tell nothing."""
+        met = len(self._pixels)
+        return met < ENOUGH or self._bytes / met * lines <= self.most
+
+
+class Lines:
+    """A table as `lines.selected` gives it, with access to pixels. decoded: where they are kept, if not in a place of its own."""
+
+    def __init__(self, artifact: Artifact, table: pa.Table, data: Data, decoded: Decoded | None = None):
+        self.artifact, self.table, self.data, self.decoded = artifact, table, data, decoded or Decoded()
         self.line_ids: list[str] = table["line_id"].to_pylist()
         self.texts: list[str] = [text or "" for text in table["text"].to_pylist()]
         self.documents: list[str] = table["document_id"].to_pylist()
@@ -71,8 +102,6 @@ class Lines:
         self.widths = np.array(
             [images.prepared_width(h, w, data.height, data.max_width) for h, w in sizes], dtype=np.int64
         )
-        self._decoded: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._bytes = 0
         self._lock = threading.Lock()  # several threads decode
         # Nothing in the cache leads back to this object, or windows would stay in memory until the garbage is collected.
         self._group = lru_cache(maxsize=2 * WINDOW_GROUPS)(partial(_images, artifact))
@@ -102,21 +131,18 @@ class Lines:
 
     def with_geometry(self, data: Data) -> Lines:
         """The same lines prepared in another height and width."""
-        return Lines(self.artifact, self.table, data, self.keep)
+        return Lines(self.artifact, self.table, data, Decoded(self.decoded.most))
 
     def pixels(self, place: int) -> np.ndarray:
         """Prepared grayscale uint8 (H, W) of one line."""
-        if place in self._decoded:
-            return self._decoded[place]
+        if (kept := self.decoded.get(self.line_ids[place])) is not None:
+            return kept
         shard, group, row = self.places[place]
         with self._lock:  # or several threads would read the same group
             column = self._group(shard, group)
         image, mirrored = column[row].as_py(), self.data.direction == "rtl"
         pixels = images.prepare(image, self.data.height, self.data.max_width, mirrored=mirrored)
-        with self._lock:
-            if self._bytes + pixels.nbytes <= self.keep and place not in self._decoded:
-                self._decoded[place] = pixels
-                self._bytes += pixels.nbytes
+        self.decoded.put(self.line_ids[place], pixels)
         return pixels
 
     def collate(self, places: np.ndarray, noise: Noise | None = None, pinned: bool = False) -> Batch:
@@ -155,7 +181,7 @@ def _images(artifact: Artifact, shard: str, group: int) -> pa.ChunkedArray:
 
 
 class Stream:
-    """The selected lines of a split, of which only a window is in memory at a time.
+    """The selected lines of a split, of which only a window is in memory at a time; decoded ones stay if all of them fit.
 
     Raises ValueError if the selection was made for other lines.
     """
@@ -168,6 +194,7 @@ class Stream:
         shards = admitted.selected_shards(artifact, selection, split)
         self.groups = [(shard, group) for shard in shards for group in range(lines.groups_of(artifact, shard))]
         self._count = sum(admitted.count_selected(artifact, selection, shard) for shard in shards)
+        self.decoded = Decoded(STREAM_BYTES, all_of=self._count)
 
     def __len__(self) -> int:
         return self._count
@@ -178,8 +205,7 @@ class Stream:
 
     def window(self, groups: list[tuple[str, int]]) -> tuple[Lines, np.ndarray]:
         """The lines of a window of groups, and (N,) their places: all of them, in the order of `weights_of`."""
-        # Each is drawn once an epoch, so that there is no use in keeping it decoded.
-        window = Lines(self.artifact, self._table(groups, self.COLUMNS), self.data, keep=0)
+        window = Lines(self.artifact, self._table(groups, self.COLUMNS), self.data, self.decoded)
         return window, np.arange(len(window))
 
     def windows_of(self, lines: int) -> int:

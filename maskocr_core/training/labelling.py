@@ -174,4 +174,4 @@ def _sampled(artifact: Artifact, selection: Artifact, shard: str, config: Config
     table = admitted.selected_of(artifact, selection, shard)
     seed = str(config.codebook.seed).encode()
     chosen = [lines.lot(identity, seed) < share.lines for identity in table["line_id"].to_pylist()]
-    return batches.Lines(artifact, table.filter(pa.array(chosen, pa.bool_())), config.data, keep=0)
+    return batches.Lines(artifact, table.filter(pa.array(chosen, pa.bool_())), config.data, batches.Decoded(0))

@@ -140,6 +140,6 @@ class Watch:
         """The lines of the picture: the first in the order of the lot, of about the same width, the same at every look."""
         # All lines of a shard may have been forgotten since it was accepted.
         tables = (admitted.selected_of(data, selection, shard) for shard in admitted.accepted_shards(data, selection))
-        source = batches.Lines(data, next(table for table in tables if table.num_rows), config.data, keep=0)
+        source = batches.Lines(data, next(table for table in tables if table.num_rows), config.data, batches.Decoded(0))
         order = np.argsort(np.abs(source.widths - np.median(source.widths)), kind="stable")
         return source.collate(order[: self.LINES])

@@ -78,7 +78,7 @@ def label(
     with pq.ParquetWriter(path, LABELS, compression="zstd", write_page_checksum=True) as writer:
         for group in range(lines.groups_of(artifact, shard)):
             table = admitted.selected_of(artifact, selection, shard, batches.Stream.COLUMNS, [group])
-            source = batches.Lines(artifact, table, config.data, keep=0)
+            source = batches.Lines(artifact, table, config.data, batches.Decoded(0))
             found: list[np.ndarray] = [np.empty(0, np.int32)] * len(source)
             for places, batch in source.in_order(labelling.BATCH):
                 labels = book.labels(batch.ink, batch.valid)
@@ -98,15 +98,18 @@ class LabelledStream(batches.Stream):
 
     def window(self, groups: list[tuple[str, int]]) -> tuple[LabelledLines, np.ndarray]:
         labels = [lines.open_parquet(self.labels, shard).read_row_group(group) for shard, group in groups]
-        window = LabelledLines(self.artifact, self._table(groups, self.COLUMNS), self.data, pa.concat_tables(labels))
+        table = self._table(groups, self.COLUMNS)
+        window = LabelledLines(self.artifact, table, self.data, pa.concat_tables(labels), self.decoded)
         return window, np.arange(len(window))
 
 
 class LabelledLines(batches.Lines):
     """Lines whose batches have labels. labels: LABELS of these lines, and maybe of more, in any order."""
 
-    def __init__(self, artifact: Artifact, table: pa.Table, data: Data, labels: pa.Table):
-        super().__init__(artifact, table, data, keep=0)
+    def __init__(
+        self, artifact: Artifact, table: pa.Table, data: Data, labels: pa.Table, decoded: batches.Decoded | None = None
+    ):
+        super().__init__(artifact, table, data, decoded)
         places = pc.index_in(table["line_id"], value_set=labels["line_id"].combine_chunks())
         if places.null_count:
             # A copy of the line that lies elsewhere was labelled in its stead, and is forgotten since.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import glob
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -33,6 +34,14 @@ def sweep(folder: Path, which: Callable[[str], bool] = lambda name: True) -> Non
         leftover = LEFTOVER.fullmatch(path.name)
         if leftover and path.is_file() and which(path.relative_to(folder).with_name(leftover["name"]).as_posix()):
             path.unlink(missing_ok=True)
+
+
+def _sweep_one(path: Path) -> None:
+    """The same for one file. It looks into its folder alone: below it may lie a whole work folder."""
+    for other in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        leftover = LEFTOVER.fullmatch(other.name)
+        if leftover and leftover["name"] == path.name:
+            other.unlink(missing_ok=True)
 
 
 def files(uri: str) -> Iterator[File]:
@@ -89,7 +98,7 @@ def replace(uri: str, change: Callable[[bytes | None], bytes]) -> None:
     path = Path(uri)
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.with_name(f".{path.name}.lock")):
-        sweep(path.parent, lambda name: name == path.name)  # nobody else writes it as long as this is locked
+        _sweep_one(path)  # nobody else writes it as long as this is locked
         put(uri, change(path.read_bytes() if path.is_file() else None))
 
 

@@ -15,6 +15,7 @@ from maskocr_core import artifacts, config, stages
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import STEP, Config
 from maskocr_core.data import admitted, batches
+from maskocr_core.data.decoded import Decoded
 from maskocr_core.model import step_features
 from maskocr_core.model.codebook import Codebook
 from maskocr_core.training import checkpoint, codebooks
@@ -31,9 +32,7 @@ class Corpus:
     def decoded(self, settings: Config) -> batches.Lines:
         """The lines as training reads them, decoded in memory for good."""
         data, selection = Artifact(self.lines), Artifact(self.selection)
-        source = batches.Lines(
-            data, admitted.selected(data, selection, "unlabeled"), settings.data, batches.Decoded(1 << 40)
-        )
+        source = batches.Lines(data, admitted.selected(data, selection, "unlabeled"), settings.data, Decoded(1 << 40))
         for place in range(len(source)):
             source.pixels(place)
         return source

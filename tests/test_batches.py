@@ -8,7 +8,8 @@ import torch
 
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import STEP, Data
-from maskocr_core.data import admitted, batches, images
+from maskocr_core.data import admitted, batches, decoded, images
+from maskocr_core.data.decoded import Decoded
 from maskocr_core.training import shares
 
 DATA = Data(height=32)
@@ -315,7 +316,7 @@ def test_a_stream_by_tokens_begun_at_a_later_step_is_the_same_stream(source):
 
 
 def test_what_cannot_be_kept_is_decoded_again_and_is_the_same(source):
-    fresh = batches.Lines(source.artifact, source.table, DATA, batches.Decoded(0))
+    fresh = batches.Lines(source.artifact, source.table, DATA, Decoded(0))
     assert all(np.array_equal(fresh.pixels(place), source.pixels(place)) for place in range(5))
     assert fresh.pixels(0) is not fresh.pixels(0)
 
@@ -343,9 +344,8 @@ def test_of_a_stream_that_does_not_fit_nothing_is_kept(packs, decodings, monkeyp
     stream = packed.stream(packs, "train", DATA)
     whole = drawn(batches.training(stream, batch=BATCH, seed=0), 3 * LINES // BATCH)
     assert set(decodings.values()) == {1}
-    most = max(stream.decoded._bytes * 3 // 4, 1)
-    monkeypatch.setattr(batches, "STREAM_BYTES", most)
-    monkeypatch.setattr(batches, "ENOUGH", enough)
+    monkeypatch.setattr(batches, "STREAM_BYTES", stream.decoded._bytes * 3 // 4)
+    monkeypatch.setattr(decoded, "ENOUGH", enough)
     decodings.clear()
     small = packed.stream(packs, "train", DATA)
     assert drawn(batches.training(small, batch=BATCH, seed=0), 3 * LINES // BATCH) == whole

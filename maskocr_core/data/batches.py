@@ -25,14 +25,13 @@ from maskocr_core.config import STEP, Data
 from maskocr_core.data import admitted, images, lines
 from maskocr_core.data.ahead import ahead
 from maskocr_core.data.cutting import Cut
+from maskocr_core.data.decoded import Decoded
 
 WINDOW_GROUPS = 16
 WINDOW_BATCHES = 8  # at the least, of lines that are known as a whole: a few labels may be scattered over many groups
 PAD_TO = 16  # px: 8 would be a per cent less padding, but twice the widths, whose plans the convolutions keep in memory
 WIDTH_NOISE = 0.98, 1.02  # so that the same lines do not always meet in a batch; more of it is more padding
-CACHE_BYTES = 1 << 30
 STREAM_BYTES = 1 << 29  # of what is kept of a stream: some 20,000 lines of 40 px, in each worker
-ENOUGH = 256  # lines, to know how large the others are
 
 # Horizontal scales (N,) of the lines of a batch, and what the rest of their augmentation is drawn from.
 Noise = tuple[np.ndarray, np.random.Generator]
@@ -56,36 +55,6 @@ class Batch:
     line_ids: list[str]
     texts: list[str]
     bookmark: Bookmark = field(default=Bookmark(), kw_only=True)
-
-
-class Decoded:
-    """Prepared pixels by line id, as many as fit in `most` bytes; threads share them.
-
-    all_of: how many lines they are, if it is all of them or none: of more than fit, those that are kept are met too seldom.
-    """
-
-    def __init__(self, most: int = CACHE_BYTES, all_of: int | None = None):
-        self.most, self.all_of = most, all_of
-        self._pixels: dict[str, np.ndarray] = {}
-        self._bytes = 0
-        self._lock = threading.Lock()
-
-    def get(self, line_id: str) -> np.ndarray | None:
-        return self._pixels.get(line_id)
-
-    def put(self, line_id: str, pixels: np.ndarray) -> None:
-        with self._lock:
-            fits = self._bytes + pixels.nbytes <= self.most
-            if fits and line_id not in self._pixels:
-                self._pixels[line_id] = pixels
-                self._bytes += pixels.nbytes
-            if self.all_of is not None and not (fits and self._all_will_fit(self.all_of)):
-                self._pixels, self._bytes, self.most = {}, 0, 0
-
-    def _all_will_fit(self, lines: int) -> bool:
-        """As far as those that are there tell; a few tell nothing."""
-        met = len(self._pixels)
-        return met < ENOUGH or self._bytes / met * lines <= self.most
 
 
 class Lines:

@@ -19,6 +19,7 @@ from torch import nn
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import STEP, Config
 from maskocr_core.data import admitted, batches, images, lines
+from maskocr_core.data.decoded import Decoded
 from maskocr_core.model import codebook, step_features
 from maskocr_core.progress import Progress
 from maskocr_core.training import checkpoint, saw
@@ -174,4 +175,4 @@ def _sampled(artifact: Artifact, selection: Artifact, shard: str, config: Config
     table = admitted.selected_of(artifact, selection, shard)
     seed = str(config.codebook.seed).encode()
     chosen = [lines.lot(identity, seed) < share.lines for identity in table["line_id"].to_pylist()]
-    return batches.Lines(artifact, table.filter(pa.array(chosen, pa.bool_())), config.data, batches.Decoded(0))
+    return batches.Lines(artifact, table.filter(pa.array(chosen, pa.bool_())), config.data, Decoded(0))

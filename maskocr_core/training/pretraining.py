@@ -12,6 +12,7 @@ from maskocr_core import artifacts
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Config
 from maskocr_core.data import admitted, batches, budgets
+from maskocr_core.data.decoded import Decoded
 from maskocr_core.services.post import LOG, PICTURES
 from maskocr_core.training import checkpoint, codebooks, device, objectives, pictures, probing, stored_labels
 from maskocr_core.training.checkpoints import Checkpoints
@@ -140,6 +141,6 @@ class Watch:
         """The lines of the picture: the first in the order of the lot, of about the same width, the same at every look."""
         # All lines of a shard may have been forgotten since it was accepted.
         tables = (admitted.selected_of(data, selection, shard) for shard in admitted.accepted_shards(data, selection))
-        source = batches.Lines(data, next(table for table in tables if table.num_rows), config.data, batches.Decoded(0))
+        source = batches.Lines(data, next(table for table in tables if table.num_rows), config.data, Decoded(0))
         order = np.argsort(np.abs(source.widths - np.median(source.widths)), kind="stable")
         return source.collate(order[: self.LINES])

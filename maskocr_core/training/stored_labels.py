@@ -25,6 +25,7 @@ from maskocr_core import artifacts
 from maskocr_core.artifacts import Artifact
 from maskocr_core.config import Config, Data
 from maskocr_core.data import admitted, batches, lines
+from maskocr_core.data.decoded import Decoded
 from maskocr_core.model.codebook import Codebook
 from maskocr_core.model.step_features import Contextual
 from maskocr_core.services import cluster, mapping
@@ -78,7 +79,7 @@ def label(
     with pq.ParquetWriter(path, LABELS, compression="zstd", write_page_checksum=True) as writer:
         for group in range(lines.groups_of(artifact, shard)):
             table = admitted.selected_of(artifact, selection, shard, batches.Stream.COLUMNS, [group])
-            source = batches.Lines(artifact, table, config.data, batches.Decoded(0))
+            source = batches.Lines(artifact, table, config.data, Decoded(0))
             found: list[np.ndarray] = [np.empty(0, np.int32)] * len(source)
             for places, batch in source.in_order(labelling.BATCH):
                 labels = book.labels(batch.ink, batch.valid)
@@ -107,7 +108,7 @@ class LabelledLines(batches.Lines):
     """Lines whose batches have labels. labels: LABELS of these lines, and maybe of more, in any order."""
 
     def __init__(
-        self, artifact: Artifact, table: pa.Table, data: Data, labels: pa.Table, decoded: batches.Decoded | None = None
+        self, artifact: Artifact, table: pa.Table, data: Data, labels: pa.Table, decoded: Decoded | None = None
     ):
         super().__init__(artifact, table, data, decoded)
         places = pc.index_in(table["line_id"], value_set=labels["line_id"].combine_chunks())

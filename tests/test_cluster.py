@@ -189,7 +189,7 @@ def test_the_small_files_of_an_artifact_come_along_to_where_its_folder_is_not_se
 
 @pytest.fixture(scope="module")
 def failed_training(tmp_path_factory):
-    """(error, sockets that listened meanwhile, titles of Ray's processes) of two workers that met, of which one then failed."""
+    """(error, sockets that listened meanwhile, command lines of Ray's processes) of two workers that met, of which one then failed."""
     folder = tmp_path_factory.mktemp("cluster")
     seen = folder / "seen.json"
 
@@ -207,8 +207,8 @@ def failed_training(tmp_path_factory):
                 for socket in process.net_connections("inet")
                 if socket.status == psutil.CONN_LISTEN
             ]
-            titles = [process.cmdline()[0] for process in processes if process.cmdline()]
-            seen.write_text(json.dumps([sockets, [title for title in titles if title.startswith("ray::")]]))
+            commands = [" ".join(process.cmdline()) for process in processes]
+            seen.write_text(json.dumps([sockets, commands]))
             raise ValueError(f"the page is torn, said one of {int(met)} workers")
         with workers.among_peers():
             torch.distributed.all_reduce(met)
@@ -237,14 +237,18 @@ def test_nothing_listens_beyond_this_machine_while_workers_train(failed_training
 
 
 def test_beside_the_workers_ray_has_no_process_that_has_nothing_to_do(failed_training):
-    titles = failed_training[2]
+    commands = failed_training[2]
+    titles = [command for command in commands if command.startswith("ray::")]
+    servers = {command.partition("/ray/")[2].partition(" ")[0] for command in commands if command not in titles}
+    assert {Path(server).name for server in servers if server} == {"gcs_server", "raylet"}
     assert len([title for title in titles if "RayTrainWorker" in title]) == 2
-    others = {title.removeprefix("ray::").partition(".")[0] for title in titles if "RayTrainWorker" not in title}
+    others = {
+        title.removeprefix("ray::").partition(".")[0].strip() for title in titles if "RayTrainWorker" not in title
+    }
     assert "TrainController" in others  # and what Ray's own code cannot do without
     assert others <= {
         "TrainController",
         "SynchronizationActor",
-        "_AutoscalingCoordinatorActor",
         "DashboardAgent",
         "RuntimeEnvAgent",
         "IDLE",

@@ -144,6 +144,7 @@ def _trainer(ray: Any, attempt: Callable[[], Any], workers: int, storage: str) -
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.backend import Backend
     from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
     class Meeting(TorchConfig):
         """Leaves the meeting of the workers to themselves: there may be some too many, and here they meet over a file."""
@@ -152,9 +153,23 @@ def _trainer(ray: Any, attempt: Callable[[], Any], workers: int, storage: str) -
 
     given = cluster.given()
 
+    class OfTheseCores(FixedScalingPolicy):
+        """Asks nobody for nodes: on a cluster of our own there will be no more, and who is asked is a process."""
+
+        def after_controller_start(self, train_run_context: Any) -> None:
+            pass
+
+        def _maybe_send_resource_request(self) -> None:
+            pass
+
     class Trainer(TorchTrainer):
         """Leaves out what has nothing to do here, but a process each: who hands out Ray's datasets, of which there are none, and
-        who frees places on a cluster that outlives this process."""
+        on a cluster of our own who frees places on one that outlives this process, and who finds new nodes."""
+
+        def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+            if not given:
+                arguments["scaling_policy"] = OfTheseCores(self.scaling_config)
+            return super()._initialize_and_run_controller(**arguments)
 
         def _create_default_callbacks(self) -> list[Any]:
             idle = {"DatasetsCallback"} if given else {"DatasetsCallback", "PlacementGroupCleanerCallback"}

@@ -69,6 +69,7 @@ GRIDS = {
         (
             "codebook.features=encoder",
             "pretrain.steps=5000",
+            "pretrain.shares=4",
             "sweep.budgets=[300, 1000]",
             "sweep.seeds=[0, 1]",
         ),

@@ -82,13 +82,15 @@ def padding(corpus: Corpus, name: str) -> float:
 
 def contenders(arguments: argparse.Namespace, corpus: Corpus, home: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Everyone who races, by name, and why who is left out is."""
-    skip, noise, linear = (
-        config.load(arguments.recipe, [word]) for word in ("mask.hide=skip", "mask.hide=noise", "model.stem=linear")
+    skip, noise, linear, four = (
+        config.load(arguments.recipe, [word])
+        for word in ("mask.hide=skip", "mask.hide=noise", "model.stem=linear", "pretrain.shares=4")
     )
     source, book = corpus.decoded(skip), codebook(skip)
     found = {
         "skip": Ours(skip, source, book),
         "linear": Ours(linear, source, book),
+        "four": Ours(four, source, book),
         "noise": Ours(noise, source, book),
         "obvious": Peer(Obvious(noise), noise, source, book),
         "bucketed": Peer(Obvious(noise), noise, source, book, bucketed=True),

@@ -1,4 +1,4 @@
-"""What workers of a training add up: the same sum for all, to the bit, whichever way it takes."""
+"""What workers of a training do together: the same sums, norms and weights for all, to the bit, whichever way they take."""
 
 import os
 from multiprocessing import get_context
@@ -7,30 +7,73 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from maskocr_core.training import exchange
-from maskocr_core.training.exchange import Exchange, Place
+from maskocr_core.training.exchange import Alone, Place, among
 
-SIZES, ROUNDS = (3, 500, 41), 5
+SHAPES, ROUNDS = ((3,), (20, 25), (7, 6, 2), (41,), (1, 5), (300,)), 5
+NEVER, BY_ONE = 3, 1  # the parameter that no loss hangs on, and the one that only a loss of rank 1 does
+CLIP = 1000.0
+
+
+def model():
+    """Parameters, one with its dimensions in another order in memory, and their optimiser, which has made a step."""
+    torch.manual_seed(0)
+    parameters = [nn.Parameter(torch.randn(shape)) for shape in SHAPES]
+    parameters[2] = nn.Parameter(parameters[2].detach().permute(2, 0, 1).contiguous().permute(1, 2, 0))
+    optimizer = torch.optim.AdamW(parameters, lr=0.1, fused=True)
+    for number, one in enumerate(parameters):
+        one.grad = None if number in (NEVER, BY_ONE) else torch.randn_like(one)
+    optimizer.step()
+    return parameters, optimizer
 
 
 def given(rank, number):
-    """The pieces that a worker gives at one of its calls; sums of these hang on the order of adding."""
+    """The gradients that a worker has at one of its steps; sums of these hang on the order of adding."""
     random = np.random.default_rng([rank, number])
-    return [torch.from_numpy((random.normal(size=size) * 10.0 ** random.integers(-4, 4)).astype("f")) for size in SIZES]
+    drawn = [torch.from_numpy(random.normal(size=shape).astype("f")) for shape in SHAPES]
+    mine = [10.0 ** random.integers(-4, 4) * one for one in drawn]
+    return [None if at == NEVER or (at == BY_ONE and rank != 1) else one for at, one in enumerate(mine)]
 
 
-def added(world, number):
-    """The sum in the order of the tree: workers that are half of all apart meet first."""
-    sums = [torch.cat(given(rank, number)) for rank in range(world)]
+def added(world, number, at):
+    """The sum of a gradient in the order of the tree: workers that are half of all apart meet first."""
+    sums = [given(rank, number)[at] for rank in range(world)]
     while len(sums) > 1:
         half = len(sums) // 2
-        sums = [one + other for one, other in zip(sums[:half], sums[half:])]
-    return sums[0].numpy()
+        pairs = zip(sums[:half], sums[half:])
+        sums = [other if one is None else one if other is None else one + other for one, other in pairs]
+    return sums[0]
 
 
-def totals(world, folder, prepare=lambda rank: None):
-    """(the sums that each worker came to, the way that each took), of workers in processes of their own."""
+def step(workers, parameters, optimizer, gradients, lines):
+    """What is had of the gradients, the norm of all of them, and then the update: as `loop` makes it."""
+    totals, lines = workers.total(gradients, lines)
+    kept = [None if one is None else one.clone() for one in totals]
+    for parameter, total in zip(parameters, totals, strict=True):
+        parameter.grad = None if total is None else total.div_(lines)
+    norm = workers.norm([one.grad for one in parameters])
+    nn.utils.clip_grads_with_norm_(parameters, CLIP, norm)
+    optimizer.step()
+    workers.updated()
+    return {"totals": kept, "norm": norm, "weights": [one.detach().clone() for one in parameters]}
+
+
+def alone(world):
+    """What one worker makes of what `world` workers have."""
+    (parameters, optimizer), lines = model(), world * (world + 1) // 2
+    steps = []
+    for number in range(ROUNDS):
+        sums = [added(world, number, at) for at in range(len(SHAPES))]
+        # In memory as backward passes have it: as the parameter lies.
+        sums = [None if one is None else torch.empty_like(like).copy_(one) for one, like in zip(sums, parameters)]
+        steps.append(step(Alone(), parameters, optimizer, sums, lines))
+    return steps, optimizer.state_dict()["state"]
+
+
+def together(world, folder, prepare=lambda rank: None):
+    """What each worker made, in a process of its own: (its steps, the optimiser's state, the way that it took)."""
     (folder / "shared").mkdir()
     fork = get_context("fork").Process
     workers = [fork(target=_work, args=(rank, world, folder, prepare), daemon=True) for rank in range(world)]
@@ -39,9 +82,7 @@ def totals(world, folder, prepare=lambda rank: None):
     for worker in workers:
         worker.join()
     assert [worker.exitcode for worker in workers] == [0] * world
-    return [np.load(folder / f"{rank}.npy") for rank in range(world)], {
-        (folder / f"{rank}.way").read_text() for rank in range(world)
-    }
+    return [torch.load(folder / f"{rank}.pt") for rank in range(world)]
 
 
 def _work(rank, world, folder, prepare):
@@ -50,40 +91,64 @@ def _work(rank, world, folder, prepare):
     exchange.SHARED = folder / "shared"
     prepare(rank)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
-    together = Exchange(Place(rank, world))
-    sums = [together.total(given(rank, number)).numpy().copy() for number in range(ROUNDS)]
-    np.save(folder / f"{rank}.npy", np.stack(sums))
-    (folder / f"{rank}.way").write_text(type(together._way).__name__)
+    parameters, optimizer = model()
+    workers = among(Place(rank, world), parameters, optimizer)
+    steps = [step(workers, parameters, optimizer, given(rank, number), rank + 1) for number in range(ROUNDS)]
+    torch.save((steps, optimizer.state_dict()["state"], type(workers).__name__), folder / f"{rank}.pt")
+    torch.distributed.barrier()
     os._exit(0)
 
 
 def on_another_machine(rank):
     if rank == 1:
-        exchange._reserved = lambda path, size: True  # it says a name, and the file is not here
+        exchange._opened = lambda name, numbers: None  # it is told a name, and the file is not here
 
 
 def without_room(rank):
-    if rank == 1:
-        exchange.SHARED = Path("/nowhere")
+    exchange.SHARED = Path("/nowhere")
+
+
+WAYS = [(lambda rank: None, "_Shared"), (on_another_machine, "_Sent"), (without_room, "_Sent")]
 
 
 @pytest.mark.parametrize("world", [2, 4])
-@pytest.mark.parametrize(
-    "prepare, way", [(lambda rank: None, "_Shared"), (on_another_machine, "_Sent"), (without_room, "_Sent")]
-)
-def test_every_worker_has_the_sum_of_the_tree_to_the_bit_whichever_way_it_takes(tmp_path, world, prepare, way):
-    sums, ways = totals(world, tmp_path, prepare)
-    assert ways == {way}
-    for own in sums:
-        for number, row in enumerate(own):
-            assert np.array_equal(row, added(world, number))
+@pytest.mark.parametrize("prepare, way", WAYS)
+def test_workers_come_to_the_weights_of_one_to_the_bit_whichever_way_they_take(tmp_path, world, prepare, way):
+    made, (expected, state) = together(world, tmp_path, prepare), alone(world)
+    assert {taken for _, _, taken in made} == {way}
+    for number, wanted in enumerate(expected):
+        for own, _, _ in made:
+            assert torch.equal(own[number]["norm"], wanted["norm"])
+            assert all(map(torch.equal, own[number]["weights"], wanted["weights"]))
+        for at, sum_of_all in enumerate(wanted["totals"]):
+            found = [own[number]["totals"][at] for own, _, _ in made if own[number]["totals"][at] is not None]
+            assert len(found) == (0 if at == NEVER else 1 if way == "_Shared" else world)
+            assert all(torch.equal(one, sum_of_all) for one in found)
+    _, kept, _ = made[0]  # who writes checkpoints knows what all remember
+    for at, wanted in state.items():
+        assert all(torch.equal(kept[at][name], value) for name, value in wanted.items())
     assert not list((tmp_path / "shared").iterdir()), "nothing is left where all workers look"
 
 
-def test_the_sums_of_these_numbers_hang_on_the_order():
-    """Or the test above would prove nothing."""
-    in_turn = sum(torch.cat(given(rank, 0)) for rank in range(4)).numpy()
-    assert not np.array_equal(in_turn, added(4, 0)) and np.allclose(in_turn, added(4, 0), rtol=1e-3, atol=1e-3)
+def test_the_sums_of_these_numbers_hang_on_the_order_and_gradients_are_clipped_at_times():
+    """Or the test above would prove less."""
+    in_turn = sum(given(rank, 0)[5] for rank in range(4))
+    assert not torch.equal(in_turn, added(4, 0, 5)) and torch.allclose(in_turn, added(4, 0, 5), rtol=1e-3, atol=1e-3)
+    assert {bool(step["norm"] > CLIP) for step in alone(2)[0]} == {False, True}
+
+
+@pytest.mark.parametrize("world", [1, 2, 4, 8])
+def test_each_parameter_is_updated_by_one_worker_and_all_have_about_as_much_to_do(world):
+    parameters = [nn.Parameter(torch.zeros(size)) for size in (64, 1024, 1024, 64, 4096, 4096, 64) * 6]
+    parts = [exchange._part(Place(rank, world), parameters) for rank in range(world)]
+    assert [number for part in parts for number in part] == list(range(len(parameters)))
+    loads = [sum(len(parameters[number]) for number in part) for part in parts]
+    assert all(abs(load - sum(loads) / world) <= 4096 for load in loads)  # the largest that there is
+
+
+def test_more_workers_than_parameters_leave_some_with_nothing_to_update():
+    parts = [exchange._part(Place(rank, 8), [nn.Parameter(torch.zeros(5))]) for rank in range(8)]
+    assert sorted(map(len, parts)) == [0] * 7 + [1]
 
 
 @pytest.mark.parametrize("world, rank, partners", [(1, 0, []), (2, 1, [0]), (4, 1, [3, 0]), (8, 6, [2, 4, 7])])

@@ -1,23 +1,30 @@
-"""The sum of a vector over all workers, pair by pair, so that it is the same to the bit for any number of them.
+"""What the workers of a training do together at the end of a step: the sum of their gradients, its norm, and the update.
 
-Workers of one machine write what they have into memory that all of them see, and each adds up for itself; others send it to
-each other. Sent over loopback, the gradient of a small encoder took a twelfth of a step of two workers.
+Sums are made pair by pair, so that they are the same to the bit for any number of workers. On one machine, gradients, weights and
+what the optimiser remembers lie in memory that all workers see, and each of them adds up and updates a part, as
+ZeRO does it (https://arxiv.org/abs/1910.02054), with nothing to gather afterwards. Workers of several machines, or on GPUs,
+send each other all of it, and each makes the whole update. Sent over loopback, the gradient of a small encoder took a twelfth of a
+step of two workers.
 """
 
 from __future__ import annotations
 
 import os
 import uuid
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from maskocr_core.services.workers import among_peers
 
 SHARED = Path("/dev/shm")  # memory with the manners of a file: Linux
+LINE = 16  # numbers of a cache line: no two tensors begin in the same, and products are the same to the bit
+STATE = "exp_avg", "exp_avg_sq", "step"  # of AdamW, of each parameter
 
 
 @dataclass(frozen=True)
@@ -35,95 +42,184 @@ class Place:
             distance //= 2
 
 
-class Exchange:
-    """Sums over the workers of a training. Its memory is kept: fresh pages for every sum would cost as much as the sum."""
+class Alone:
+    """The end of a step of a training that has one worker."""
 
     def __init__(self, place: Place = Place()) -> None:
         self.place = place
-        self._way: _Shared | _Sent | None = None
 
-    def total(self, pieces: list[Tensor]) -> Tensor:
-        """The pieces (1-d each, N numbers in all, float32 on one device), joined and added up over all workers: (N,).
+    def total(self, gradients: list[Tensor | None], lines: float) -> tuple[list[Tensor | None], float]:
+        """(gradients, lines) added up over all workers: of parameters that this one updates; None of others.
 
-        It is overwritten by the next call. Raises PeerLost if another worker is gone.
+        gradients: one a parameter, None where no loss of this worker hangs on it; None comes back where none of any does. What
+        comes back is overwritten by the next call. Raises PeerLost if another worker is gone.
         """
-        with among_peers():
-            self._way = self._way or _met(sum(map(len, pieces)), pieces[0].device, self.place)
-            return self._way.total(pieces)
+        return gradients, lines
+
+    def norm(self, gradients: list[Tensor | None]) -> Tensor:
+        """() the norm of the whole gradient, of which `gradients` are what `total` gave to this worker."""
+        return nn.utils.get_total_norm([one for one in gradients if one is not None])
+
+    def updated(self) -> None:
+        """To be said after the update, before weights are read: all of them are up to date then."""
 
 
-def _met(numbers: int, device: torch.device, place: Place) -> _Shared | _Sent:
-    """The way that is open to all workers."""
-    from torch import distributed
+def among(place: Place, parameters: list[nn.Parameter], optimizer: torch.optim.AdamW) -> Alone:
+    """What ends the steps of a training of these workers, all of which have the same weights and optimiser state now.
 
-    shared = _Shared(numbers, place) if device.type == "cpu" else None
-    able = [None] * place.world
-    distributed.all_gather_object(able, bool(shared and shared.sees_all))
-    return shared if all(able) else _Sent(numbers, device, place)
+    parameters: those that learn, float32, on one device. Where workers share memory, they and the optimiser's state move there.
+    Raises PeerLost if another worker is gone.
+    """
+    if place.world == 1:
+        return Alone(place)
+    with among_peers():
+        on_cpu = parameters[0].device.type == "cpu"
+        memory = _common(_Shared.numbers(place, parameters) if on_cpu else 0, place)
+        return _Sent(place, parameters) if memory is None else _Shared(place, parameters, optimizer, memory)
 
 
-class _Sent:
-    def __init__(self, numbers: int, device: torch.device, place: Place) -> None:
-        self.place = place
-        self.own, self.others = (torch.empty(numbers, device=device) for _ in range(2))
+class _Sent(Alone):
+    """A row for the own gradients and one for what comes. They are kept: fresh pages for every sum would cost as much as the sum."""
 
-    def total(self, pieces: list[Tensor]) -> Tensor:
+    def __init__(self, place: Place, parameters: list[nn.Parameter]) -> None:
+        super().__init__(place)
+        starts = _starts(parameters)
+        numbers, device = starts[-1] + 1 + len(parameters), parameters[0].device
+        self.own, self.others = (torch.zeros(numbers, device=device) for _ in range(2))
+        self.board, self.facts = _views(self.own, starts, parameters), self.own[starts[-1] :]
+
+    def total(self, gradients: list[Tensor | None], lines: float) -> tuple[list[Tensor | None], float]:
         from torch import distributed
 
-        torch.cat(pieces, out=self.own)
-        for partner in self.place.partners():
-            both = (distributed.isend, self.own), (distributed.irecv, self.others)
-            requests = [distributed.P2POp(way, tensor, partner) for way, tensor in both]
-            for request in distributed.batch_isend_irecv(requests):
-                request.wait()
-            self.own += self.others
-        return self.own
+        _write(gradients, lines, self.board, self.facts)
+        with among_peers():
+            for partner in self.place.partners():
+                both = (distributed.isend, self.own), (distributed.irecv, self.others)
+                requests = [distributed.P2POp(way, tensor, partner) for way, tensor in both]
+                for request in distributed.batch_isend_irecv(requests):
+                    request.wait()
+                self.own += self.others
+        lines, *given = self.facts.tolist()
+        return [one if had else None for one, had in zip(self.board, given)], lines
 
 
-class _Shared:
-    """Two boards a worker, in turn: one may be read yet by a partner that is late while the next is written.
+class _Shared(Alone):
+    """A row for the gradients of each worker, and one each for weights and both moments; of all rows each worker alone changes its own part.
 
-    Who writes a board again has passed the barrier of the other one, and so has, before it, everyone who read this one.
+    Behind the numbers of a row are its facts: of gradients those to add up, of weights the norms, of a moment how many updates.
+    Three barriers a step: gradients are read once all are written, norms likewise, and the next step, which reads weights and writes
+    gradients, begins once all have made their part of the update.
     """
 
-    def __init__(self, numbers: int, place: Place) -> None:
-        self.place, self.turn = place, 0
-        self.sum = torch.empty(numbers)
-        self.boards = self._of_all(numbers)
-        self.sees_all = all(board is not None for board in self.boards)
+    def __init__(
+        self, place: Place, parameters: list[nn.Parameter], optimizer: torch.optim.AdamW, memory: Tensor
+    ) -> None:
+        super().__init__(place)
+        starts = _starts(parameters)
+        self.own = _part(place, parameters)
+        self.reach = slice(starts[self.own.start], starts[self.own.stop])
+        *self.rows, weights, first, second = rows = memory.view(place.world + 3, -1)
+        *self.facts, self.norms, updates, _ = (row[starts[-1] :][: len(parameters) + 1] for row in rows)
+        self.given: list[bool] = []
+        like = [
+            _views(row, starts, parameters) for row in (self.rows[place.rank], self.rows[0], weights, first, second)
+        ]
+        self.board, self.sums, *kept = like
+        for parameter, weight, *moments, number in zip(parameters, *kept, updates):
+            state = dict(zip(STATE, (*moments, number)))
+            if place.rank == 0:
+                weight.copy_(parameter.detach())
+                for name, value in optimizer.state.get(parameter, {}).items():
+                    state[name].copy_(value)
+            parameter.data, optimizer.state[parameter] = weight, state
+        self._meet()
 
-    def _of_all(self, numbers: int) -> list[Tensor | None]:
-        """(2, N) of each worker; None of one on another machine, and of one that had no room for them."""
+    @staticmethod
+    def numbers(place: Place, parameters: list[nn.Parameter]) -> int:
+        """How many its memory holds."""
+        return (place.world + 3) * (_starts(parameters)[-1] + _lines(len(parameters) + 1))
+
+    def total(self, gradients: list[Tensor | None], lines: float) -> tuple[list[Tensor | None], float]:
+        _write(gradients, lines, self.board, self.facts[self.place.rank])
+        self._meet()
+        lines, *given = sum(self.facts).tolist()
+        self.given = list(map(bool, given))
+        sums = [row[self.reach] for row in self.rows]
+        while half := len(sums) // 2:
+            for one, other in zip(sums, sums[half:]):
+                one += other
+            sums = sums[:half]
+        return [
+            one if had and i in self.own else None for i, (one, had) in enumerate(zip(self.sums, self.given))
+        ], lines
+
+    def norm(self, gradients: list[Tensor | None]) -> Tensor:
+        of_own = {number: torch.linalg.vector_norm(one) for number, one in enumerate(gradients) if one is not None}
+        if of_own:
+            self.norms[list(of_own)] = torch.stack(list(of_own.values()))
+        self._meet()
+        return torch.linalg.vector_norm(self.norms[:-1][self.given])
+
+    def updated(self) -> None:
+        self._meet()
+
+    def _meet(self) -> None:
         from torch import distributed
 
-        own, names = SHARED / f"maskocr-{uuid.uuid4().hex}", [None] * self.place.world
-        try:
-            distributed.all_gather_object(names, str(own) if _reserved(own, 8 * numbers) else "")
-            boards = [_opened(name, numbers) for name in names]
+        with among_peers():
             distributed.barrier()
-        finally:
-            own.unlink(missing_ok=True)  # by now all have it open, and it goes with the last of them
-        return boards
 
-    def total(self, pieces: list[Tensor]) -> Tensor:
-        from torch import distributed
 
-        own = self.boards[self.place.rank]
-        torch.cat(pieces, out=own[self.turn])
-        for number, partner in enumerate(self.place.partners()):
-            if number:
-                own[self.turn].copy_(self.sum)
-            distributed.barrier()
-            torch.add(own[self.turn], self.boards[partner][self.turn], out=self.sum)
-            self.turn = 1 - self.turn
-        return self.sum
+def _lines(numbers: int) -> int:
+    """So many and as many more as fill cache lines."""
+    return numbers + -numbers % LINE
+
+
+def _starts(parameters: list[nn.Parameter]) -> list[int]:
+    """Where each begins in a row, and where the last one ends."""
+    return list(accumulate((_lines(one.numel()) for one in parameters), initial=0))
+
+
+def _views(row: Tensor, starts: list[int], parameters: list[nn.Parameter]) -> list[Tensor]:
+    """Tensors in a row, each of the shape and strides of its parameter: on a CPU, fused AdamW takes it that all it reads has them."""
+    return [row[start:].as_strided(one.shape, one.stride()) for start, one in zip(starts, parameters)]
+
+
+def _write(gradients: list[Tensor | None], lines: float, board: list[Tensor], facts: Tensor) -> None:
+    """Put down what is to be added up: gradients, and as facts the lines, and of each parameter how many workers have one."""
+    for place, own in zip(board, gradients, strict=True):
+        place.zero_() if own is None else place.copy_(own)
+    facts.copy_(torch.tensor([float(lines), *(float(own is not None) for own in gradients)]))
+
+
+def _part(place: Place, parameters: list[nn.Parameter]) -> range:
+    """The parameters that a worker updates, neighbours: those whose middles are in its part of all numbers."""
+    ends = list(accumulate(one.numel() for one in parameters))
+    middles = [end - one.numel() / 2 for end, one in zip(ends, parameters)]
+    first, past = (bisect_left(middles, ends[-1] * rank / place.world) for rank in (place.rank, place.rank + 1))
+    return range(first, past)
+
+
+def _common(numbers: int, place: Place) -> Tensor | None:
+    """(numbers,) of zeros that all workers see; None where one is on another machine, or there is no room for them."""
+    from torch import distributed
+
+    path, able = SHARED / f"maskocr-{uuid.uuid4().hex}", [None] * place.world
+    told = [str(path) if place.rank == 0 and numbers and _reserved(path, 4 * numbers) else ""]
+    try:
+        distributed.broadcast_object_list(told)
+        memory = _opened(told[0], numbers)
+        distributed.all_gather_object(able, memory is not None)
+    finally:
+        path.unlink(missing_ok=True)  # by now all have it open, and it goes with the last of them
+    return memory if all(able) else None
 
 
 def _opened(name: str, numbers: int) -> Tensor | None:
     if not name or not Path(name).is_file():  # it would be made
         return None
     try:
-        return torch.from_file(name, shared=True, size=2 * numbers, dtype=torch.float32).view(2, -1)
+        return torch.from_file(name, shared=True, size=numbers, dtype=torch.float32)
     except RuntimeError:  # no address space, or a limit on it
         return None
 

@@ -18,7 +18,7 @@ from maskocr_core.data.batches import Batch, Bookmark
 from maskocr_core.services.workers import among_peers
 from maskocr_core.training import device, shares
 from maskocr_core.training.checkpoints import Checkpoints
-from maskocr_core.training.exchange import Exchange, Place
+from maskocr_core.training.exchange import Alone, Place, among
 from maskocr_core.training.lineage import StepLog
 from maskocr_core.training.rates import Rate
 
@@ -62,7 +62,7 @@ def fit(
     # Fused, each weight is read and written once: a third of the time on a CPU, one kernel on CUDA.
     optimizer = torch.optim.AdamW(_groups(objective, training), lr=training.learning_rate, betas=BETAS, fused=True)
     first, kept = _resumed(objective, optimizer, checkpoints, place)
-    exchange = Exchange(place)
+    workers = among(place, [one for one in objective.parameters() if one.requires_grad], optimizer)
     window, bookmark = Window(**kept.pop("window", {})), Bookmark(**kept.pop("bookmark", {}))
     figures: dict[str, float] = dict(kept)
     meter = Meter(kept, device.gpus_held(where), place)
@@ -74,7 +74,7 @@ def fit(
             with pace.waiting():
                 batch = device.moved(next(stream), where)
             drawn.add(step, batch.line_ids)
-            window.add(*_update(objective, batch, step, optimizer, training, checkpoints, exchange))
+            window.add(*_update(objective, batch, step, optimizer, training, checkpoints, workers))
             done = step + 1
             pace.lines += len(batch.line_ids) * place.world
             logging, keeping = (
@@ -146,13 +146,13 @@ def _update(
     optimizer: torch.optim.Optimizer,
     training: Training,
     checkpoints: Checkpoints,
-    exchange: Exchange,
+    workers: Alone,
 ) -> tuple[dict[str, Tensor], int]:
     """One optimiser step; refuses a loss or a gradient that is not finite before it reaches the weights.
 
     Returns sums of figure × lines over the lines of this worker, and their number.
     """
-    progress, place = step / training.steps, exchange.place
+    progress, place = step / training.steps, workers.place
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(step, training) * group["rate"](progress)
 
@@ -163,11 +163,14 @@ def _update(
 
     # Masks, offsets and dropout hang on the step alone: that makes a resumed run equal an uninterrupted one.
     seed = training.seed * 1_000_003 + step * 64
-    sums = shares.gradient(objective, loss, shares.split(batch, training.shares // place.world), exchange, seed)
-    norm = nn.utils.clip_grad_norm_(objective.parameters(), training.clip)
+    sums = shares.gradient(objective, loss, shares.split(batch, training.shares // place.world), workers, seed)
+    learning = [one for one in objective.parameters() if one.requires_grad]
+    norm = workers.norm([one.grad for one in learning])
     if not torch.isfinite(norm):
         raise ValueError(_not_finite(sums, norm.item(), step, checkpoints, place))
+    nn.utils.clip_grads_with_norm_(learning, training.clip, norm)
     optimizer.step()
+    workers.updated()
     return sums.figures, len(batch.line_ids)
 
 

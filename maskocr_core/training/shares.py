@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from maskocr_core.config import STEP
 from maskocr_core.data.batches import PAD_TO, Batch
-from maskocr_core.training.exchange import Exchange
+from maskocr_core.training.exchange import Alone
 
 
 @dataclass
@@ -68,15 +68,15 @@ def gradient(
     model: nn.Module,
     loss: Callable[[Batch], tuple[Tensor, dict[str, Tensor]]],
     shares: list[Batch],
-    exchange: Exchange,
+    workers: Alone,
     seed: int,
 ) -> Sums:
-    """Leave the gradient of the whole step in `grad` of every parameter that learns; what this worker's own shares gave.
+    """Leave the gradient of the whole step in `grad` of the parameters that this worker updates; what its own shares gave.
 
     loss: of one share, with figures to log. shares: those of this worker: number `rank`, `rank` + `world`, …, as many as
     a power of two. seed: of the step; share s draws from seed + s.
     """
-    place, parameters = exchange.place, [one for one in model.parameters() if one.requires_grad]
+    place, parameters = workers.place, [one for one in model.parameters() if one.requires_grad]
 
     def of_branch(first: int, stride: int) -> Sums:
         if stride == len(shares):
@@ -95,21 +95,7 @@ def gradient(
         return Sums([one.grad for one in parameters], lines, weighed, [(value.detach(), share.line_ids)])
 
     sums = of_branch(0, 1)
-    gradients, lines = sums.gradients, sums.lines
-    if place.world > 1:
-        gradients, lines = _of_all_workers(parameters, sums, exchange)
-    for parameter, total in zip(parameters, gradients):
+    gradients, lines = workers.total(sums.gradients, sums.lines)
+    for parameter, total in zip(parameters, gradients, strict=True):
         parameter.grad = None if total is None else total.div_(lines)
     return sums
-
-
-def _of_all_workers(
-    parameters: list[nn.Parameter], sums: Sums, exchange: Exchange
-) -> tuple[list[Tensor | None], float]:
-    """Gradients and number of lines added up over the workers."""
-    pieces = [torch.zeros_like(one) if own is None else own for one, own in zip(parameters, sums.gradients)]
-    facts = [float(sums.lines), *(float(own is not None) for own in sums.gradients)]
-    flat = [*(piece.flatten() for piece in pieces), torch.tensor(facts, device=pieces[0].device)]
-    *totals, facts = exchange.total(flat).split(list(map(len, flat)))
-    lines, *given = facts.tolist()
-    return [total.view_as(one) if had else None for total, one, had in zip(totals, parameters, given)], lines

@@ -55,13 +55,15 @@ class Encoder(nn.Module):
         return like_BLD.new_zeros(1, 1, 1) if self.rotary else positions(like_BLD, random_offset)
 
     def turn(self, place_BL: Tensor) -> Turn | None:
-        """Cosine and sine (B, L, 1, D / heads / 2) by which steps at these places are turned; None where they are not."""
+        """Cosine and sine (B, L, 1, D / heads) by which steps at these places are turned, the sine of the first half negative; None where
+        they are not."""
         if not self.rotary:
             return None
         half = self.width // self.heads // 2
         rate = torch.exp(torch.arange(half, device=place_BL.device) * (-math.log(SLOWEST) / half))
         angle = place_BL[:, :, None, None] * rate
-        return angle.cos(), angle.sin()
+        cos, sin = angle.cos(), angle.sin()
+        return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
 
     def contextual(
         self, x_BLD: Tensor, valid_BL: Tensor, blocks: int | None = None, place_BL: Tensor | None = None
@@ -107,8 +109,8 @@ def turned(x: Tensor, turn: Turn | None) -> Tensor:
     if turn is None:
         return x
     cos, sin = turn
-    one, other = x.chunk(2, -1)
-    return torch.cat((one * cos - other * sin, one * sin + other * cos), -1).to(x.dtype)
+    other = x.roll(x.shape[-1] // 2, -1)
+    return torch.addcmul(x * cos, other, sin).to(x.dtype)
 
 
 def positions(like_BLD: Tensor, random_offset: bool) -> Tensor:

@@ -127,7 +127,6 @@ def settings(arm: Arm) -> Config:
             f"sweep.seeds={list(SEEDS)}",
             "sweep.jobs=0",
             "pretrain.workers=0",
-            "pretrain.shares=4",  # what recipes had when the first rows were made
         ],
     )
 

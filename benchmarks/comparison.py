@@ -69,7 +69,6 @@ GRIDS = {
         (
             "codebook.features=encoder",
             "pretrain.steps=5000",
-            "pretrain.shares=4",
             "sweep.budgets=[300, 1000]",
             "sweep.seeds=[0, 1]",
         ),

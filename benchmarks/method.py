@@ -74,8 +74,8 @@ PACKS = {
 
 
 def settings(*overrides: str) -> Config:
-    """The recipe `laptop` for handwriting, with overrides, and as many shares of a batch as it had when the first runs were made."""
-    return config.load("laptop", ["pretrain.shares=4", *overrides])
+    """The recipe `laptop` for handwriting, with overrides."""
+    return config.load("laptop", overrides)
 
 
 def laid_out(pack: Pack, data: Path, home: Path) -> Path:

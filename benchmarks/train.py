@@ -82,15 +82,15 @@ def padding(corpus: Corpus, name: str) -> float:
 
 def contenders(arguments: argparse.Namespace, corpus: Corpus, home: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Everyone who races, by name, and why who is left out is."""
-    skip, noise, linear, four = (
+    skip, noise, linear, two = (
         config.load(arguments.recipe, [word])
-        for word in ("mask.hide=skip", "mask.hide=noise", "model.stem=linear", "pretrain.shares=4")
+        for word in ("mask.hide=skip", "mask.hide=noise", "model.stem=linear", "pretrain.shares=2")
     )
     source, book = corpus.decoded(skip), codebook(skip)
     found = {
         "skip": Ours(skip, source, book),
         "linear": Ours(linear, source, book),
-        "four": Ours(four, source, book),
+        "two": Ours(two, source, book),
         "noise": Ours(noise, source, book),
         "obvious": Peer(Obvious(noise), noise, source, book),
         "bucketed": Peer(Obvious(noise), noise, source, book, bucketed=True),

@@ -16,7 +16,7 @@ PADDING = 0.05
 TITLES = {
     "skip": "**maskocr**, hidden steps left out (`mask.hide=skip`)",
     "linear": "**maskocr**, the same with the authors' linear patch (`model.stem=linear`)",
-    "four": "**maskocr**, in four shares, as four workers need it (`pretrain.shares=4`)",
+    "two": "**maskocr**, a batch in two shares instead of four (`pretrain.shares=2`)",
     "noise": "**maskocr**, noise over hidden steps (`mask.hide=noise`)",
     "obvious": "`nn.TransformerEncoder`, batches as they come",
     "bucketed": "`nn.TransformerEncoder`, in our batches of similar width",

@@ -172,7 +172,7 @@ class Training(Section):
     """Seed of initial weights, order of lines, masks and augmentation."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Ray workers that train data-parallel; 0 trains inside the calling process."""
-    shares: Annotated[int, Strict(), Field(ge=1, le=64)] = 2
+    shares: Annotated[int, Strict(), Field(ge=1, le=64)] = 4
     """Equal parts of a batch whose gradients are made one by one and averaged: a result is the same for any workers that divide it."""
     sizes: tuple[Size, ...] = ()
     """Other encoders beside `model`, as width x depth x heads such as "192x6x3": each is pre-trained and fine-tuned too, and the best on validation is kept."""

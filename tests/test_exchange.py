@@ -1,6 +1,8 @@
 """What workers of a training do together: the same sums, norms and weights for all, to the bit, whichever way they take."""
 
 import os
+import signal
+import time
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -9,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
+from maskocr_core.services.workers import PeerLost
 from maskocr_core.training import exchange
-from maskocr_core.training.exchange import Alone, Place, among
+from maskocr_core.training.exchange import Place, Workers, among
 
 SHAPES, ROUNDS = ((3,), (20, 25), (7, 6, 2), (41,), (1, 5), (300,)), 5
 NEVER, BY_ONE = 3, 1  # the parameter that no loss hangs on, and the one that only a loss of rank 1 does
@@ -68,7 +71,7 @@ def alone(world):
         sums = [added(world, number, at) for at in range(len(SHAPES))]
         # In memory as backward passes have it: as the parameter lies.
         sums = [None if one is None else torch.empty_like(like).copy_(one) for one, like in zip(sums, parameters)]
-        steps.append(step(Alone(), parameters, optimizer, sums, lines))
+        steps.append(step(Workers(), parameters, optimizer, sums, lines))
     return steps, optimizer.state_dict()["state"]
 
 
@@ -149,6 +152,48 @@ def test_each_parameter_is_updated_by_one_worker_and_all_have_about_as_much_to_d
 def test_more_workers_than_parameters_leave_some_with_nothing_to_update():
     parts = [exchange._part(Place(rank, 8), [nn.Parameter(torch.zeros(5))]) for rank in range(8)]
     assert sorted(map(len, parts)) == [0] * 7 + [1]
+
+
+def _met(rank, folder, how):
+    """What became of rank 0, which waits for the other at the end of a step."""
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    exchange.SHARED = folder
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    parameters, optimizer = model()
+    workers = among(Place(rank, 2), parameters, optimizer)
+    if rank == 1 and how == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if rank == 1 and how == "left":
+        workers.close()
+    if rank == 1 and how != "in time":
+        time.sleep(20 * exchange.AWAKE)
+    if rank == 0 or how != "left":
+        try:
+            _, lines = workers.total(given(rank, 0), rank + 1)
+            said = f"{lines:g} lines"
+        except PeerLost as error:
+            said = str(error)
+        (folder / f"said-{rank}").write_text(said)
+    torch.distributed.barrier() if how in ("in time", "late") else None
+    os._exit(0)
+
+
+def test_memory_that_is_not_on_this_machine_is_not_made_here(tmp_path):
+    assert exchange._opened(str(tmp_path / "memory"), 16) is None is exchange._opened("", 16)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("how", ["in time", "late", "killed", "left"])
+def test_a_worker_that_is_late_is_waited_for_and_one_that_is_gone_is_not(tmp_path, how):
+    fork = get_context("fork").Process
+    workers = [fork(target=_met, args=(rank, tmp_path, how), daemon=True) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0, -signal.SIGKILL if how == "killed" else 0]
+    gone = "another worker is gone (1 of 2 did not come to the end of its step)"
+    assert (tmp_path / "said-0").read_text() == (gone if how in ("killed", "left") else "3 lines")
 
 
 @pytest.mark.parametrize("world, rank, partners", [(1, 0, []), (2, 1, [0]), (4, 1, [3, 0]), (8, 6, [2, 4, 7])])

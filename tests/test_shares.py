@@ -14,7 +14,7 @@ from maskocr_core.data import batches
 from maskocr_core.data.batches import Batch
 from maskocr_core.training import checkpoint, lineage, shares
 from maskocr_core.training.checkpoints import Checkpoints
-from maskocr_core.training.exchange import Alone, Place
+from maskocr_core.training.exchange import Place, Workers
 from maskocr_core.training.loop import fit
 
 SETTINGS = [
@@ -134,7 +134,7 @@ class Reading(torch.nn.Module):
 def test_the_gradient_of_all_shares_is_that_of_the_whole_batch_though_they_are_of_unequal_size(count):
     model, whole = Reading().double(), batch([3, 30, 9, 2, 8])
     (expected,) = torch.autograd.grad(model(whole)[0], model.used)
-    sums = shares.gradient(model, model, shares.split(whole, count), Alone(), seed=0)
+    sums = shares.gradient(model, model, shares.split(whole, count), Workers(), seed=0)
     assert torch.allclose(model.used.grad, expected, rtol=1e-12)
     assert model.unused.grad is None
     assert sums.lines == 5 and sums.figures["loss"].item() / 5 == pytest.approx(model(whole)[0].item(), rel=1e-12)
@@ -154,7 +154,7 @@ def test_each_share_draws_from_a_generator_of_its_own():
             own = batch([8] * 4)
             own = Batch(own.ink[rank::world], own.valid[rank::world], own.line_ids[rank::world], own.texts[rank::world])
             parts = shares.split(own, 4 // world)
-            shares.gradient(model, model, parts, Alone(Place(rank, world)), seed=640)
+            shares.gradient(model, model, parts, Workers(Place(rank, world)), seed=640)
         seen.append(seen_now)
     assert seen[0] == seen[1] and len(set(seen[0].values())) == 4
 

@@ -18,7 +18,7 @@ from maskocr_core.data.batches import Batch, Bookmark
 from maskocr_core.services.workers import among_peers
 from maskocr_core.training import device, shares
 from maskocr_core.training.checkpoints import Checkpoints
-from maskocr_core.training.exchange import Alone, Place, among
+from maskocr_core.training.exchange import Place, Workers, among
 from maskocr_core.training.lineage import StepLog
 from maskocr_core.training.rates import Rate
 
@@ -69,7 +69,7 @@ def fit(
     drawn = StepLog(checkpoints.attempt, place)
     objective.train()
     pace = Pace()
-    with _kept_whole(checkpoints), contextlib.closing(batches(first, bookmark)) as stream:
+    with _kept_whole(checkpoints), contextlib.closing(batches(first, bookmark)) as stream, contextlib.closing(workers):
         for step in range(first, training.steps):
             with pace.waiting():
                 batch = device.moved(next(stream), where)
@@ -146,7 +146,7 @@ def _update(
     optimizer: torch.optim.Optimizer,
     training: Training,
     checkpoints: Checkpoints,
-    workers: Alone,
+    workers: Workers,
 ) -> tuple[dict[str, Tensor], int]:
     """One optimiser step; refuses a loss or a gradient that is not finite before it reaches the weights.
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from maskocr_core.config import STEP
 from maskocr_core.data.batches import PAD_TO, Batch
-from maskocr_core.training.exchange import Alone
+from maskocr_core.training.exchange import Workers
 
 
 @dataclass
@@ -68,7 +68,7 @@ def gradient(
     model: nn.Module,
     loss: Callable[[Batch], tuple[Tensor, dict[str, Tensor]]],
     shares: list[Batch],
-    workers: Alone,
+    workers: Workers,
     seed: int,
 ) -> Sums:
     """Leave the gradient of the whole step in `grad` of the parameters that this worker updates; what its own shares gave.

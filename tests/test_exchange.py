@@ -78,24 +78,34 @@ def alone(world):
 def together(world, folder, prepare=lambda rank: None):
     """What each worker made, in a process of its own: (its steps, the optimiser's state, the way that it took)."""
     (folder / "shared").mkdir()
-    fork = get_context("fork").Process
-    workers = [fork(target=_work, args=(rank, world, folder, prepare), daemon=True) for rank in range(world)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert [worker.exitcode for worker in workers] == [0] * world
+    assert ended(_work, [(rank, world, folder, prepare) for rank in range(world)]) == [0] * world
     return [torch.load(folder / f"{rank}.pt") for rank in range(world)]
 
 
-def _work(rank, world, folder, prepare):
+def ended(work, calls):
+    """Exit codes of a process for each call."""
+    fork = get_context("fork").Process
+    processes = [fork(target=work, args=call, daemon=True) for call in calls]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    return [process.exitcode for process in processes]
+
+
+def joined(rank, world, folder, prepare=lambda rank: None):
+    """(workers, parameters, optimizer) of a worker that has met the others."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     exchange.SHARED = folder / "shared"
     prepare(rank)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
     parameters, optimizer = model()
-    workers = among(Place(rank, world), parameters, optimizer)
+    return among(Place(rank, world), parameters, optimizer), parameters, optimizer
+
+
+def _work(rank, world, folder, prepare):
+    workers, parameters, optimizer = joined(rank, world, folder, prepare)
     steps = [step(workers, parameters, optimizer, given(rank, number), rank + 1) for number in range(ROUNDS)]
     torch.save((steps, optimizer.state_dict()["state"], type(workers).__name__), folder / f"{rank}.pt")
     torch.distributed.barrier()
@@ -156,11 +166,7 @@ def test_more_workers_than_parameters_leave_some_with_nothing_to_update():
 
 def _met(rank, folder, how):
     """What became of rank 0, which waits for the other at the end of a step."""
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    exchange.SHARED = folder
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    parameters, optimizer = model()
-    workers = among(Place(rank, 2), parameters, optimizer)
+    workers, _, _ = joined(rank, 2, folder)
     if rank == 1 and how == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     if rank == 1 and how == "left":
@@ -174,7 +180,8 @@ def _met(rank, folder, how):
         except PeerLost as error:
             said = str(error)
         (folder / f"said-{rank}").write_text(said)
-    torch.distributed.barrier() if how in ("in time", "late") else None
+    if how in ("in time", "late"):
+        torch.distributed.barrier()
     os._exit(0)
 
 
@@ -185,13 +192,9 @@ def test_memory_that_is_not_on_this_machine_is_not_made_here(tmp_path):
 
 @pytest.mark.parametrize("how", ["in time", "late", "killed", "left"])
 def test_a_worker_that_is_late_is_waited_for_and_one_that_is_gone_is_not(tmp_path, how):
-    fork = get_context("fork").Process
-    workers = [fork(target=_met, args=(rank, tmp_path, how), daemon=True) for rank in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-    assert [worker.exitcode for worker in workers] == [0, -signal.SIGKILL if how == "killed" else 0]
+    (tmp_path / "shared").mkdir()
+    codes = ended(_met, [(rank, tmp_path, how) for rank in range(2)])
+    assert codes == [0, -signal.SIGKILL if how == "killed" else 0]
     gone = "another worker is gone (1 of 2 did not come to the end of its step)"
     assert (tmp_path / "said-0").read_text() == (gone if how in ("killed", "left") else "3 lines")
 

@@ -82,7 +82,7 @@ def among(place: Place, parameters: list[nn.Parameter], optimizer: torch.optim.A
         return Workers(place)
     with among_peers():
         on_cpu = parameters[0].device.type == "cpu"
-        common = _common(_Shared.numbers(place, parameters) if on_cpu else 0, place)
+        common = _common(_Shared.numbers(place, parameters), place) if on_cpu else None
         return _Shared(place, parameters, optimizer, *common) if common else _Sent(place, parameters)
 
 
@@ -142,10 +142,9 @@ class _Shared(Workers):
         *self.rows, weights, first, second = rows = memory.view(place.world + 3, -1)
         *self.facts, self.norms, updates, _ = (row[starts[-1] :][: len(parameters) + 1] for row in rows)
         self.given: list[bool] = []
-        like = [
+        self.board, self.sums, *kept = (
             _views(row, starts, parameters) for row in (self.rows[place.rank], self.rows[0], weights, first, second)
-        ]
-        self.board, self.sums, *kept = like
+        )
         for parameter, weight, *moments, number in zip(parameters, *kept, updates):
             state = dict(zip(STATE, (*moments, number)))
             if place.rank == 0:
@@ -246,7 +245,7 @@ def _common(numbers: int, place: Place) -> tuple[Tensor, BinaryIO] | None:
     from torch import distributed
 
     path, able = SHARED / f"maskocr-{uuid.uuid4().hex}", [None] * place.world
-    told = [str(path) if place.rank == 0 and numbers and _reserved(path, 4 * numbers) else ""]
+    told = [str(path) if place.rank == 0 and _reserved(path, 4 * numbers) else ""]
     try:
         distributed.broadcast_object_list(told)
         opened = _opened(told[0], numbers)

@@ -62,7 +62,7 @@ def fit(
     # Fused, each weight is read and written once: a third of the time on a CPU, one kernel on CUDA.
     optimizer = torch.optim.AdamW(_groups(objective, training), lr=training.learning_rate, betas=BETAS, fused=True)
     first, kept = _resumed(objective, optimizer, checkpoints, place)
-    workers = among(place, [one for one in objective.parameters() if one.requires_grad], optimizer)
+    workers = among(place, shares.learning(objective), optimizer)
     window, bookmark = Window(**kept.pop("window", {})), Bookmark(**kept.pop("bookmark", {}))
     figures: dict[str, float] = dict(kept)
     meter = Meter(kept, device.gpus_held(where), place)
@@ -164,7 +164,7 @@ def _update(
     # Masks, offsets and dropout hang on the step alone: that makes a resumed run equal an uninterrupted one.
     seed = training.seed * 1_000_003 + step * 64
     sums = shares.gradient(objective, loss, shares.split(batch, training.shares // place.world), workers, seed)
-    learning = [one for one in objective.parameters() if one.requires_grad]
+    learning = shares.learning(objective)
     norm = workers.norm([one.grad for one in learning])
     if not torch.isfinite(norm):
         raise ValueError(_not_finite(sums, norm.item(), step, checkpoints, place))

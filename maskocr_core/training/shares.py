@@ -64,6 +64,11 @@ def _cut(batch: Batch, rows: slice) -> Batch:
     return dataclasses.replace(batch, **own)
 
 
+def learning(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that learn, in the order in which workers have their gradients."""
+    return [one for one in model.parameters() if one.requires_grad]
+
+
 def gradient(
     model: nn.Module,
     loss: Callable[[Batch], tuple[Tensor, dict[str, Tensor]]],
@@ -76,7 +81,7 @@ def gradient(
     loss: of one share, with figures to log. shares: those of this worker: number `rank`, `rank` + `world`, …, as many as
     a power of two. seed: of the step; share s draws from seed + s.
     """
-    place, parameters = workers.place, [one for one in model.parameters() if one.requires_grad]
+    place, parameters = workers.place, learning(model)
 
     def of_branch(first: int, stride: int) -> Sums:
         if stride == len(shares):
